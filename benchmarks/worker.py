@@ -1,0 +1,90 @@
+"""A child process: server, measuring client or holder of idle connections, as its one argument says.
+
+It ends when its stdin does, so that it cannot outlive the orchestrator, however that ends.
+"""
+
+import asyncio
+import os
+import resource
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+
+import msgspec
+import uvloop
+
+from benchmarks.jobs import Drive, Hold, Job, Serve
+from benchmarks.measure import measure
+from benchmarks.workload import ITEM
+
+
+def say(message: object) -> None:
+    """Write one line of JSON for the orchestrator."""
+    print(msgspec.json.encode(message).decode(), flush=True)
+
+
+async def drive(job: Drive) -> None:
+    """Measure, report, and stay connected."""
+    async with job.entrant.load().client(job.path, job.entrant.variant) as echo:
+        say(await measure(echo, job.server_pid, job.plan))
+        await asyncio.Event().wait()
+
+
+async def hold(job: Hold) -> None:
+    """Open the connections, use each once, and keep them."""
+    connect = job.entrant.load().client
+    async with AsyncExitStack() as connections:
+        for _ in range(job.connections):
+            echo = await connections.enter_async_context(connect(job.path, job.entrant.variant))
+            await echo(ITEM)
+        say(job.connections)
+        await asyncio.Event().wait()
+
+
+def perform(job: Job) -> Coroutine[None, None, None]:
+    """The coroutine that does a job."""
+    match job:
+        case Serve():
+            return job.entrant.load().serve(job.path, job.entrant.variant)
+        case Drive():
+            return drive(job)
+        case Hold():
+            return hold(job)
+
+
+async def until_stdin_ends(work: Coroutine[None, None, None]) -> None:
+    """Run `work`; cancel it when the orchestrator closes the pipe, to which it never writes."""
+    loop = asyncio.get_running_loop()
+    stdin = sys.stdin.fileno()
+    task = asyncio.ensure_future(work)
+
+    def stop() -> None:
+        loop.remove_reader(stdin)
+        task.cancel()
+
+    loop.add_reader(stdin, stop)
+    await asyncio.wait((task,))
+    loop.remove_reader(stdin)
+    if not task.cancelled():
+        task.result()
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: connections are made of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    """Take the CPU first, then start the loop, then import what is measured."""
+    job: Job = msgspec.json.decode(sys.argv[1], type=Job)
+    if job.cpu is not None:
+        os.sched_setaffinity(0, {job.cpu})
+    allow_many_files()
+    factory = uvloop.new_event_loop if job.entrant.loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(until_stdin_ends(perform(job)))
+
+
+if __name__ == "__main__":
+    main()

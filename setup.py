@@ -1,0 +1,20 @@
+"""The native core. Everything else of the packaging is in pyproject.toml."""
+
+import os
+import sys
+
+from setuptools import Extension, setup
+
+# Shared-memory transport exists on POSIX only; elsewhere the package installs without the extension, `import shmrpc`
+# works, and serving says what is missing.
+native = Extension(
+    "shmrpc._native",
+    sources=[f"shmrpc/_native/{name}.c" for name in ("module", "ring_types", "release_types")],
+    depends=[
+        f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "ring", "wake")
+    ],
+    extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", *os.environ.get("SHMRPC_CFLAGS", "").split()],
+    extra_link_args=os.environ.get("SHMRPC_LDFLAGS", "").split(),
+)
+
+setup(ext_modules=[] if sys.platform == "win32" else [native])

@@ -1,0 +1,51 @@
+/* binding.h: what the files of the Python binding share. */
+#ifndef SHMRPC_BINDING_H
+#define SHMRPC_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "ring.h"
+#include "wake.h"
+
+struct native_state {
+    PyObject *corrupt; /* RingCorrupt */
+    PyTypeObject *producer;
+    PyTypeObject *consumer;
+    PyTypeObject *releaser;
+    PyTypeObject *reaper;
+};
+
+/* The two mappings that every object of this module works on. Acquired in tp_new, released by close() or dealloc. */
+struct mapping_pair {
+    Py_buffer own;  /* my segment, writable */
+    Py_buffer peer; /* the peer's segment, read-only */
+    bool open;
+};
+
+int mapping_pair_open(struct mapping_pair *pair, PyObject *own, PyObject *peer);
+void mapping_pair_close(struct mapping_pair *pair);
+bool mapping_pair_check(const struct mapping_pair *pair); /* sets ValueError when closed */
+
+/* Whether [offset, offset + bytes) lies in the buffer, behind the cursor page, and is aligned; sets ValueError. */
+bool range_in_buffer(const Py_buffer *buffer, Py_ssize_t offset, Py_ssize_t bytes, const char *what);
+bool power_of_two(Py_ssize_t value, const char *what);
+
+static inline shm_word *own_word(const struct mapping_pair *pair, size_t offset)
+{
+    return (shm_word *)(void *)((uint8_t *)pair->own.buf + offset);
+}
+
+static inline const shm_word *peer_word(const struct mapping_pair *pair, size_t offset)
+{
+    return (const shm_word *)(const void *)((const uint8_t *)pair->peer.buf + offset);
+}
+
+struct native_state *native_state_of(PyTypeObject *type);
+PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint64_t got, uint64_t allowed);
+
+int add_ring_types(PyObject *module, struct native_state *state);
+int add_release_types(PyObject *module, struct native_state *state);
+PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+#endif

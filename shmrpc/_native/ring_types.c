@@ -1,0 +1,444 @@
+/* ring_types.c: Producer and Consumer, the two ends of a record ring, as Python sees them. */
+#include "binding.h"
+
+#include <sched.h>
+#include <time.h>
+
+/* What Producer.send answers; ring.py names the same numbers. */
+enum { SEND_QUIET = 0, SEND_RING = 1, SEND_FULL = 2, SEND_LARGE = 3 };
+
+typedef struct {
+    PyObject_HEAD
+    struct mapping_pair maps;
+    struct shm_producer ring;
+    struct shm_ringer doorbell; /* the peer's doorbell epoch */
+    struct shm_sleeper room;    /* my want-room epoch */
+    Py_ssize_t inline_limit;
+    char corked;
+} ProducerObject;
+
+typedef struct {
+    PyObject_HEAD
+    struct mapping_pair maps;
+    struct shm_consumer ring;
+    struct shm_sleeper doorbell; /* my doorbell epoch */
+    struct shm_ringer room;      /* the peer's want-room epoch */
+    Py_ssize_t inline_limit;
+    char room_due;
+} ConsumerObject;
+
+static void end_dealloc(PyObject *self, struct mapping_pair *maps)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    mapping_pair_close(maps);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---- Producer --------------------------------------------------------------------------------------------------- */
+
+static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"own", "peer", "ring_offset", "ring_bytes", "inline_limit", NULL};
+    PyObject *own, *peer;
+    Py_ssize_t offset, size, limit;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnnn", names, &own, &peer, &offset, &size, &limit))
+        return NULL;
+    ProducerObject *self = (ProducerObject *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    if (mapping_pair_open(&self->maps, own, peer) < 0 || !power_of_two(size, "a ring") ||
+        !range_in_buffer(&self->maps.own, offset, size, "the ring")) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->inline_limit = limit;
+    self->ring.ring = (uint8_t *)self->maps.own.buf + offset;
+    self->ring.size = (uint64_t)size;
+    self->ring.tail_word = own_word(&self->maps, SHM_CURSOR_TAIL);
+    self->ring.head_word = peer_word(&self->maps, SHM_CURSOR_HEAD);
+    self->doorbell.word = peer_word(&self->maps, SHM_CURSOR_DOORBELL_EPOCH);
+    self->room.word = own_word(&self->maps, SHM_CURSOR_ROOM_EPOCH);
+    return (PyObject *)self;
+}
+
+static void producer_dealloc(PyObject *op)
+{
+    end_dealloc(op, &((ProducerObject *)op)->maps);
+}
+
+static PyObject *producer_send(ProducerObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 6) {
+        PyErr_Format(PyExc_TypeError, "send takes 6 arguments, not %zd", count);
+        return NULL;
+    }
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    if (!PyBytes_CheckExact(args[5])) {
+        PyErr_SetString(PyExc_TypeError, "send takes its payload as bytes");
+        return NULL;
+    }
+    Py_ssize_t length = PyBytes_GET_SIZE(args[5]);
+    if (length > self->inline_limit)
+        return PyLong_FromLong(SEND_LARGE);
+    if (self->corked)
+        return PyLong_FromLong(SEND_FULL);
+    struct shm_record record = {
+        .length = (uint32_t)length,
+        .kind = (uint8_t)PyLong_AsLong(args[0]),
+        .flags = (uint8_t)PyLong_AsLong(args[1]),
+        .method = (uint16_t)PyLong_AsLong(args[2]),
+        .call_id = PyLong_AsUnsignedLongLong(args[3]),
+        .deadline_ns = PyLong_AsUnsignedLongLong(args[4]),
+    };
+    if (PyErr_Occurred())
+        return NULL;
+    enum shm_status status = shm_producer_push(&self->ring, &record, PyBytes_AS_STRING(args[5]));
+    if (status == SHM_FULL)
+        return PyLong_FromLong(SEND_FULL);
+    if (status != SHM_OK)
+        return raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.head_word),
+                             self->ring.tail);
+    return PyLong_FromLong(shm_ringer_must_ring(&self->doorbell) ? SEND_RING : SEND_QUIET);
+}
+
+static PyObject *producer_want_room(ProducerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    shm_sleeper_arm(&self->room);
+    Py_RETURN_NONE;
+}
+
+static PyObject *producer_room_found(ProducerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    shm_sleeper_disarm(&self->room);
+    Py_RETURN_NONE;
+}
+
+/* The records that the peer has not taken: (kind, call id) each, oldest first. Reads only my own memory. */
+static PyObject *producer_unread(ProducerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    PyObject *found = PyList_New(0);
+    if (!found)
+        return NULL;
+    enum shm_status status = shm_producer_refresh(&self->ring);
+    if (status != SHM_OK) {
+        Py_DECREF(found);
+        return raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.head_word),
+                             self->ring.tail);
+    }
+    uint64_t at = self->ring.head;
+    while (at < self->ring.tail) {
+        uint64_t offset = at & (self->ring.size - 1);
+        uint64_t word = shm_ring_word(self->ring.ring + offset);
+        uint8_t kind = (uint8_t)(word >> 32);
+        if (kind == SHM_KIND_PAD) {
+            at += self->ring.size - offset;
+            continue;
+        }
+        if (shm_record_bytes((uint32_t)word) > self->ring.size - offset)
+            break; /* a peer that lies about its position can point into the middle of a record */
+        PyObject *entry = Py_BuildValue("(iK)", kind, (unsigned long long)shm_ring_word(self->ring.ring + offset + 8));
+        if (!entry || PyList_Append(found, entry) < 0) {
+            Py_XDECREF(entry);
+            Py_DECREF(found);
+            return NULL;
+        }
+        Py_DECREF(entry);
+        at += shm_record_bytes((uint32_t)word);
+    }
+    return found;
+}
+
+static PyObject *producer_close(ProducerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    mapping_pair_close(&self->maps);
+    Py_RETURN_NONE;
+}
+
+static PyObject *producer_get_corked(ProducerObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->corked);
+}
+
+static int producer_set_corked(ProducerObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int corked = value ? PyObject_IsTrue(value) : 0;
+    if (corked < 0)
+        return -1;
+    self->corked = (char)corked;
+    return 0;
+}
+
+static PyMethodDef producer_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))producer_send, METH_FASTCALL,
+     PyDoc_STR("send(kind, flags, method, call_id, deadline_ns, payload) -> status\n\n"
+               "Append and publish one record. 0: done; 1: done, ring the doorbell; 2: no room; 3: over the inline limit.")},
+    {"want_room", (PyCFunction)(void (*)(void))producer_want_room, METH_NOARGS,
+     PyDoc_STR("Arm the want-room epoch; the caller tries once more before it waits for the doorbell.")},
+    {"room_found", (PyCFunction)(void (*)(void))producer_room_found, METH_NOARGS,
+     PyDoc_STR("Disarm the want-room epoch.")},
+    {"unread", (PyCFunction)(void (*)(void))producer_unread, METH_NOARGS,
+     PyDoc_STR("unread() -> [(kind, call_id), ...]: the records that the peer has not taken.")},
+    {"close", (PyCFunction)(void (*)(void))producer_close, METH_NOARGS, PyDoc_STR("Let go of both mappings.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef producer_getset[] = {
+    {"corked", (getter)(void (*)(void))producer_get_corked, (setter)(void (*)(void))producer_set_corked,
+     PyDoc_STR("While true, send answers 2: older records wait in a queue, and must go first."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot producer_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Producer(own, peer, ring_offset, ring_bytes, inline_limit)\n\n"
+                                  "The sending end of the record ring in my segment.")},
+    {Py_tp_new, (void *)producer_new},
+    {Py_tp_dealloc, (void *)producer_dealloc},
+    {Py_tp_methods, producer_methods},
+    {Py_tp_getset, producer_getset},
+    {0, NULL},
+};
+
+static PyType_Spec producer_spec = {
+    .name = "shmrpc._native.Producer",
+    .basicsize = sizeof(ProducerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = producer_slots,
+};
+
+/* ---- Consumer --------------------------------------------------------------------------------------------------- */
+
+static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"own", "peer", "ring_offset", "ring_bytes", "inline_limit", NULL};
+    PyObject *own, *peer;
+    Py_ssize_t offset, size, limit;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnnn", names, &own, &peer, &offset, &size, &limit))
+        return NULL;
+    ConsumerObject *self = (ConsumerObject *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    if (mapping_pair_open(&self->maps, own, peer) < 0 || !power_of_two(size, "a ring") ||
+        !range_in_buffer(&self->maps.peer, offset, size, "the ring")) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->inline_limit = limit;
+    self->ring.ring = (const uint8_t *)self->maps.peer.buf + offset;
+    self->ring.size = (uint64_t)size;
+    self->ring.tail_word = peer_word(&self->maps, SHM_CURSOR_TAIL);
+    self->ring.head_word = own_word(&self->maps, SHM_CURSOR_HEAD);
+    self->doorbell.word = own_word(&self->maps, SHM_CURSOR_DOORBELL_EPOCH);
+    self->room.word = peer_word(&self->maps, SHM_CURSOR_ROOM_EPOCH);
+    return (PyObject *)self;
+}
+
+static void consumer_dealloc(PyObject *op)
+{
+    end_dealloc(op, &((ConsumerObject *)op)->maps);
+}
+
+/* One record as (kind, flags, method, call_id, deadline_ns, payload). */
+static PyObject *record_tuple(const struct shm_record *record, const uint8_t *payload)
+{
+    PyObject *items[6] = {
+        PyLong_FromLong(record->kind),
+        PyLong_FromLong(record->flags),
+        PyLong_FromLong(record->method),
+        PyLong_FromUnsignedLongLong(record->call_id),
+        PyLong_FromUnsignedLongLong(record->deadline_ns),
+        PyBytes_FromStringAndSize((const char *)payload, (Py_ssize_t)record->length),
+    };
+    PyObject *tuple = PyTuple_New(6);
+    bool failed = tuple == NULL;
+    for (int i = 0; i < 6; i++) {
+        failed |= items[i] == NULL;
+        if (tuple)
+            PyTuple_SET_ITEM(tuple, i, items[i]);
+        else
+            Py_XDECREF(items[i]);
+    }
+    if (failed)
+        Py_CLEAR(tuple);
+    return tuple;
+}
+
+static PyObject *consumer_take(ConsumerObject *self, PyObject *budget_object)
+{
+    long budget = PyLong_AsLong(budget_object);
+    if (budget == -1 && PyErr_Occurred())
+        return NULL;
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    PyObject *records = PyList_New(0);
+    if (!records)
+        return NULL;
+    while (budget-- > 0) {
+        struct shm_consumer before = self->ring;
+        struct shm_record record;
+        const uint8_t *payload;
+        enum shm_status status = shm_consumer_take(&self->ring, &record, &payload);
+        if (status == SHM_OK && (Py_ssize_t)record.length > self->inline_limit)
+            status = SHM_BAD_RECORD;
+        if (status == SHM_EMPTY)
+            break;
+        if (status != SHM_OK) {
+            self->ring = before;
+            if (PyList_GET_SIZE(records))
+                break; /* what came before is good; the next call raises */
+            Py_DECREF(records);
+            return raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.tail_word),
+                                 self->ring.committed + self->ring.size);
+        }
+        PyObject *tuple = record_tuple(&record, payload);
+        if (!tuple || PyList_Append(records, tuple) < 0) {
+            Py_XDECREF(tuple);
+            Py_DECREF(records);
+            return NULL;
+        }
+        Py_DECREF(tuple);
+    }
+    if (shm_consumer_commit(&self->ring))
+        self->room_due = (char)shm_ringer_must_ring(&self->room);
+    return records;
+}
+
+static PyObject *consumer_ready(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->maps.open && shm_consumer_ready(&self->ring));
+}
+
+static PyObject *consumer_arm(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    shm_sleeper_arm(&self->doorbell);
+    if (!shm_consumer_ready(&self->ring))
+        Py_RETURN_TRUE;
+    shm_sleeper_disarm(&self->doorbell);
+    Py_RETURN_FALSE;
+}
+
+static PyObject *consumer_disarm(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    shm_sleeper_disarm(&self->doorbell);
+    Py_RETURN_NONE;
+}
+
+static PyObject *consumer_close(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    mapping_pair_close(&self->maps);
+    Py_RETURN_NONE;
+}
+
+static PyObject *consumer_get_room_due(ConsumerObject *self, void *Py_UNUSED(closure))
+{
+    char due = self->room_due;
+    self->room_due = 0;
+    return PyBool_FromLong(due);
+}
+
+static PyMethodDef consumer_methods[] = {
+    {"take", (PyCFunction)(void (*)(void))consumer_take, METH_O,
+     PyDoc_STR("take(budget) -> [(kind, flags, method, call_id, deadline_ns, payload), ...]\n\n"
+               "Copy out up to `budget` records and give their room back.")},
+    {"ready", (PyCFunction)(void (*)(void))consumer_ready, METH_NOARGS, PyDoc_STR("Whether there is something to take.")},
+    {"arm", (PyCFunction)(void (*)(void))consumer_arm, METH_NOARGS,
+     PyDoc_STR("Declare 'ring me' and look once more. True: sleep; False: something came, and the epoch is disarmed.")},
+    {"disarm", (PyCFunction)(void (*)(void))consumer_disarm, METH_NOARGS, PyDoc_STR("Declare 'awake'.")},
+    {"close", (PyCFunction)(void (*)(void))consumer_close, METH_NOARGS, PyDoc_STR("Let go of both mappings.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef consumer_getset[] = {
+    {"room_due", (getter)(void (*)(void))consumer_get_room_due, NULL,
+     PyDoc_STR("Whether the last take made room that the peer waits for; reading it clears it."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot consumer_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Consumer(own, peer, ring_offset, ring_bytes, inline_limit)\n\n"
+                                  "The receiving end of the record ring in the peer's segment.")},
+    {Py_tp_new, (void *)consumer_new},
+    {Py_tp_dealloc, (void *)consumer_dealloc},
+    {Py_tp_methods, consumer_methods},
+    {Py_tp_getset, consumer_getset},
+    {0, NULL},
+};
+
+static PyType_Spec consumer_spec = {
+    .name = "shmrpc._native.Consumer",
+    .basicsize = sizeof(ConsumerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = consumer_slots,
+};
+
+int add_ring_types(PyObject *module, struct native_state *state)
+{
+    state->producer = (PyTypeObject *)PyType_FromModuleAndSpec(module, &producer_spec, NULL);
+    if (!state->producer || PyModule_AddType(module, state->producer) < 0)
+        return -1;
+    state->consumer = (PyTypeObject *)PyType_FromModuleAndSpec(module, &consumer_spec, NULL);
+    if (!state->consumer || PyModule_AddType(module, state->consumer) < 0)
+        return -1;
+    return 0;
+}
+
+/* ---- watch ------------------------------------------------------------------------------------------------------ */
+
+static int64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static bool any_ready(PyObject *consumers)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(consumers); i++) {
+        ConsumerObject *consumer = (ConsumerObject *)PyList_GET_ITEM(consumers, i);
+        if (consumer->maps.open && shm_consumer_ready(&consumer->ring))
+            return true;
+    }
+    return false;
+}
+
+PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct native_state *state = PyModule_GetState(module);
+    if (count != 2 || !PyList_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "watch takes a list of Consumers and a time in nanoseconds");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(args[0]); i++)
+        if (!Py_IS_TYPE(PyList_GET_ITEM(args[0], i), state->consumer)) {
+            PyErr_SetString(PyExc_TypeError, "watch takes a list of Consumers");
+            return NULL;
+        }
+    long long spin_ns = PyLong_AsLongLong(args[1]);
+    if (spin_ns == -1 && PyErr_Occurred())
+        return NULL;
+    if (any_ready(args[0]))
+        Py_RETURN_TRUE;
+    if (spin_ns <= 0)
+        Py_RETURN_FALSE;
+    int64_t until = monotonic_ns() + spin_ns;
+    do {
+        for (int i = 0; i < 8; i++) {
+            shm_pause();
+            if (any_ready(args[0]))
+                Py_RETURN_TRUE;
+        }
+    } while (monotonic_ns() < until);
+    sched_yield(); /* a peer on this very core gets to run before the next look */
+    return PyBool_FromLong(any_ready(args[0]));
+}

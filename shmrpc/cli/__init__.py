@@ -1,0 +1,34 @@
+"""The command line: ``shmrpc serve`` and ``shmrpc call``. One file a command; each has `add_parser` and `run`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from shmrpc.cli import call, serve
+from shmrpc.cli.common import UsageError
+from shmrpc.errors import RpcError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status is 0, 1 for a call that failed, 2 for a command that cannot be carried out."""
+    from shmrpc import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="shmrpc", description="RPC between processes of one host, through shared memory."
+    )
+    parser.add_argument("--version", action="version", version=f"shmrpc {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve.add_parser(commands)
+    call.add_parser(commands)
+    arguments = parser.parse_args(argv)
+    run = serve.run if arguments.command == "serve" else call.run
+    try:
+        return run(arguments)
+    except UsageError as error:
+        print(f"shmrpc: {error}", file=sys.stderr)
+        return 2
+    except RpcError as error:
+        print(f"shmrpc: {error.code.name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,163 @@
+"""``shmrpc serve module:attr [module:attr …] --at PATH``: serves until SIGTERM or SIGINT, then drains."""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+from typing import Any
+
+from shmrpc.cli.common import UsageError, run_loop
+from shmrpc.server import DRAIN_SECONDS, serve
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds this command."""
+    parser = commands.add_parser("serve", help="serve a class or an object of a module", description=__doc__)
+    parser.add_argument(
+        "services",
+        nargs="+",
+        metavar="module:attr",
+        help="a class, which is made without arguments, or an object",
+    )
+    parser.add_argument("--at", required=True, metavar="PATH", help="the socket's path")
+    parser.add_argument("--mode", default="600", metavar="OCTAL", help="the socket's permission bits (default 600)")
+    parser.add_argument(
+        "--fd", type=int, metavar="N", help="use this inherited listening socket; --at says where it is"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the socket (default 1)"
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=DRAIN_SECONDS,
+        metavar="S",
+        help="seconds that calls get to end on stop",
+    )
+    parser.add_argument(
+        "--polling", default="adaptive", metavar="P", help="adaptive, never, or seconds (default adaptive)"
+    )
+    parser.add_argument("--doorbell", default="auto", choices=("auto", "eventfd", "pipe"))
+    parser.add_argument("--segment", default="auto", choices=("auto", "memfd", "posix"))
+    parser.add_argument("--loop", default="auto", choices=("auto", "uvloop", "asyncio"))
+    parser.add_argument("--debug", action="store_true", help="send the text of unexpected errors to the caller")
+    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serves. Returns 0 after a graceful stop."""
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if arguments.workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {arguments.workers}")
+    if arguments.workers > 1:
+        return _run_workers(arguments)
+    sys.path.insert(0, os.getcwd())
+    services = [_load(reference) for reference in arguments.services]
+    settings: dict[str, Any] = {
+        "polling": _polling(arguments.polling),
+        "doorbell": arguments.doorbell,
+        "segment": arguments.segment,
+        "debug": arguments.debug,
+    }
+    main = serve(
+        *services,
+        at=arguments.at,
+        mode=_mode(arguments.mode),
+        fd=arguments.fd,
+        grace=arguments.grace,
+        **settings,
+    )
+    run_loop(main, arguments.loop)
+    return 0
+
+
+def _load(reference: str) -> object:
+    module_name, separator, attribute = reference.partition(":")
+    if not separator or not module_name or not attribute:
+        raise UsageError(f"{reference!r} is not module:attr, like worker:Worker")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise  # the module is there, and an import inside it fails: the traceback says where
+        raise UsageError(f"there is no module {error.name!r} here or on the import path") from None
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise UsageError(f"module {module_name!r} has no {attribute!r}") from None
+    return found() if isinstance(found, type) else found
+
+
+def _polling(text: str) -> str | float:
+    if text in ("adaptive", "never"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--polling is adaptive, never or a number of seconds, not {text!r}") from None
+
+
+def _mode(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise UsageError(f"--mode is octal, like 660, not {text!r}") from None
+
+
+def _run_workers(arguments: argparse.Namespace) -> int:
+    """Listens once and starts that many processes on the socket; stops them all when one ends or a signal comes."""
+    from shmrpc.shm import address
+
+    sock = address.listen(address.path_of(arguments.at), _mode(arguments.mode), backlog=256)
+    inode = os.lstat(arguments.at).st_ino
+    command = [sys.executable, "-m", "shmrpc", *_worker_arguments(arguments, sock.fileno())]
+    processes: list[subprocess.Popen[bytes]] = []
+    asked_to_stop = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for _ in range(arguments.workers):
+            processes.append(subprocess.Popen(command, pass_fds=(sock.fileno(),)))
+        sock.close()
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until the first of them ends, for whatever reason
+        early = not asked_to_stop
+        stop(signal.SIGTERM, None)
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        address.unlink_own(arguments.at, inode)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if early:
+        print(f"shmrpc: a worker ended by itself, exit codes {codes}; all were stopped", file=sys.stderr)
+    return 1 if early or any(codes) else 0
+
+
+def _worker_arguments(arguments: argparse.Namespace, fd: int) -> list[str]:
+    passed = [
+        "serve",
+        *arguments.services,
+        "--at",
+        arguments.at,
+        "--fd",
+        str(fd),
+        "--grace",
+        str(arguments.grace),
+    ]
+    for name in ("polling", "doorbell", "segment", "loop", "log_level"):
+        passed += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    return passed + (["--debug"] if arguments.debug else [])

@@ -1,0 +1,125 @@
+"""`connect` and `options`: stubs, which look like the contract and carry calls over a transport.
+
+A stub is a plain object whose attributes are the contract's methods. Nothing of the framework is on it, so that a contract
+may use any name; what can be done with a stub besides calling it is a function of this module.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from shmrpc import contract as contracts
+from shmrpc.context import CallOptions, Metadata, Peer
+from shmrpc.contract import Contract
+from shmrpc.shm_gate import make_link
+from shmrpc.transport import Transport
+
+T = TypeVar("T")
+
+
+class Stub:
+    """The client-side object of a contract. Its methods are set on the instance."""
+
+    def __init__(self, contract: Contract, transport: Transport, options: CallOptions) -> None:
+        for method in contract.methods.values():
+            setattr(self, method.name, transport.bind(method, options))
+        _behind[self] = (contract, transport, options)
+
+    def __repr__(self) -> str:
+        contract, transport, _ = _behind[self]
+        return f"<stub of {contract.name} over {transport!r}>"
+
+
+_behind: WeakKeyDictionary[Stub, tuple[Contract, Transport, CallOptions]] = WeakKeyDictionary()
+
+
+class Connection(Generic[T]):
+    """Entered with ``async with``, gives the stub; left, ends the connection and every call on it."""
+
+    def __init__(self, contract: Contract, transport: Transport, options: CallOptions) -> None:
+        self._contract = contract
+        self._transport = transport
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<Connection of {self._contract.name} over {self._transport!r}>"
+
+    async def __aenter__(self) -> T:
+        """Connects, and gives the stub."""
+        await self._transport.open()
+        return cast(T, Stub(self._contract, self._transport, self._options))
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Closes the connection."""
+        await self._transport.close()
+
+
+def connect(
+    contract: Callable[..., T],
+    address: str | os.PathLike[str],
+    *,
+    timeout: float | None = None,
+    metadata: Metadata | None = None,
+    wait: float = 0.0,
+    reconnect_timeout: float = 10.0,
+    **settings: Any,
+) -> Connection[T]:
+    """Connects to the server at an address, as a client of a contract.
+
+    ::
+
+        async with shmrpc.connect(Vision, "/run/app/vision.sock") as vision:
+            labels = await vision.classify(image, top=1)
+
+    Args:
+        contract: The class that both sides share; the stub has its type.
+        address: A path, or ``shm:///path``.
+        timeout: Seconds for each call made through the stub; None: no limit. See `options`.
+        metadata: Attached to each call.
+        wait: Seconds to keep trying when nobody listens yet.
+        reconnect_timeout: Seconds that a call without a deadline waits for a lost connection to come back.
+        **settings: The knobs of the transport: see `shmrpc.shm.settings.Settings`.
+
+    Raises:
+        ContractError: the contract cannot work.
+        BadAddress: nobody could ever listen there.
+
+    Entering it raises:
+        ConnectFailed: nobody listens there.
+        HandshakeError: the server refuses, or is not to be trusted; `ContractMismatch` says in full what differs.
+    """
+    read = contracts.read(cast(type, contract))
+    options = CallOptions().merged(timeout, metadata)
+    link = make_link(read, address, wait=wait, reconnect_timeout=reconnect_timeout, settings=settings)
+    return Connection(read, link, options)
+
+
+def options(stub: T, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None) -> T:
+    """The same stub with other options for its calls, over the same connection.
+
+    Args:
+        stub: What `connect` or `local` gave.
+        timeout: Seconds for each call, instead of the stub's; None leaves it as it is.
+        metadata: Added to the stub's, key by key.
+
+    Raises:
+        TypeError: this is no stub.
+    """
+    contract, transport, current = _open(stub)
+    return cast(T, Stub(contract, transport, current.merged(timeout, metadata)))
+
+
+def peer(stub: object) -> Peer | None:
+    """The server's process, or None while there is no connection.
+
+    Raises:
+        TypeError: this is no stub.
+    """
+    return _open(stub)[1].peer
+
+
+def _open(stub: object) -> tuple[Contract, Transport, CallOptions]:
+    if not isinstance(stub, Stub):
+        raise TypeError(f"expected a stub, what connect() or local() gives, not {type(stub).__name__}")
+    return _behind[stub]

@@ -1,0 +1,161 @@
+"""What surrounds a call: the running call of a handler, the options of a caller, deadlines and metadata.
+
+Times on the wire are absolute nanoseconds of CLOCK_MONOTONIC, one clock for the whole host; 0 means "no deadline".
+Users see seconds.
+"""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from time import monotonic_ns
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+Metadata = Mapping[str, str | bytes]
+
+NO_DEADLINE: Final = 0
+
+
+class Peer(NamedTuple):
+    """Who is on the other side, as the kernel told it."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} (uid {self.uid}, gid {self.gid})"
+
+
+class ServedCall(Protocol):
+    """What a transport keeps of a call that it serves."""
+
+    @property
+    def method_name(self) -> str:
+        """The method's full name."""
+        ...
+
+    @property
+    def deadline_ns(self) -> int:
+        """Absolute; 0: none."""
+        ...
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller attached."""
+        ...
+
+    @property
+    def peer(self) -> Peer:
+        """The calling process."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more."""
+        ...
+
+
+running: Final[ContextVar[ServedCall]] = ContextVar("shmrpc_running_call")
+"""The call that the present context serves. Set by the dispatcher at the start of each handler."""
+
+
+class Call:
+    """The call that a handler is answering."""
+
+    __slots__ = ("_served",)
+
+    def __init__(self, served: ServedCall) -> None:
+        self._served = served
+
+    def __repr__(self) -> str:
+        return f"<Call {self.method} of {self.peer}>"
+
+    @property
+    def method(self) -> str:
+        """The method's full name, like ``"Vision.classify"``."""
+        return self._served.method_name
+
+    @property
+    def deadline(self) -> float | None:
+        """When the caller stops waiting, in seconds on the clock of `time.monotonic`; None: never."""
+        deadline_ns = self._served.deadline_ns
+        return deadline_ns / 1e9 if deadline_ns else None
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the deadline, not below zero; None when there is none."""
+        deadline_ns = self._served.deadline_ns
+        return max(0, deadline_ns - monotonic_ns()) / 1e9 if deadline_ns else None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller attached through ``options(metadata=…)``."""
+        return self._served.metadata
+
+    @property
+    def peer(self) -> Peer:
+        """The calling process: pid, uid and gid."""
+        return self._served.peer
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has gone. A handler that runs in a thread looks at this; a task is cancelled."""
+        return self._served.cancelled
+
+
+def current_call() -> Call:
+    """The call that is being handled here, also in tasks and threads that its handler started.
+
+    Raises:
+        RuntimeError: no handler is running in this context.
+    """
+    served = running.get(None)
+    if served is None:
+        raise RuntimeError("no call is being handled here; current_call() is for handlers and what they start")
+    return Call(served)
+
+
+class CallOptions(msgspec.Struct, frozen=True):
+    """How calls are made through one stub."""
+
+    timeout_ns: int = 0
+    """Relative; 0: none."""
+    metadata: dict[str, str | bytes] = msgspec.field(default_factory=dict)
+
+    def merged(self, timeout: float | None, metadata: Metadata | None) -> "CallOptions":
+        """These options with some replaced; metadata is added key by key."""
+        return CallOptions(
+            self.timeout_ns if timeout is None else timeout_to_ns(timeout),
+            {**self.metadata, **_checked(metadata)} if metadata else self.metadata,
+        )
+
+    def deadline_ns(self) -> int:
+        """The absolute deadline of a call made now: its own, or the sooner one that a running handler has."""
+        own = monotonic_ns() + self.timeout_ns if self.timeout_ns else NO_DEADLINE
+        served = running.get(None)
+        inherited = served.deadline_ns if served is not None else NO_DEADLINE
+        return min(own, inherited) if own and inherited else own or inherited
+
+
+def timeout_to_ns(timeout: float) -> int:
+    """A timeout in seconds as nanoseconds.
+
+    Raises:
+        ValueError: it is not a positive finite number.
+    """
+    if not 0 < timeout < 1e9:
+        raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
+    return max(1, int(timeout * 1e9))
+
+
+def _checked(metadata: Metadata) -> dict[str, str | bytes]:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, (str, bytes)):
+            raise TypeError(f"metadata maps str to str or bytes, not {key!r} to {value!r}")
+    return dict(metadata)
+
+
+def remaining_seconds(deadline_ns: int) -> float:
+    """Seconds until an absolute deadline; negative when it has passed."""
+    return (deadline_ns - monotonic_ns()) / 1e9

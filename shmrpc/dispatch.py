@@ -1,0 +1,138 @@
+"""Services and their handlers: what a server serves, and how one call is handled, whatever transport it came by.
+
+Owns the list of served methods, the entering and leaving of services, and the running of handlers. Knows nothing of
+records or sockets.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import anyio.to_thread
+
+from shmrpc import contract as contracts
+from shmrpc.contract import Contract, Method
+from shmrpc.errors import ContractError, Unimplemented
+
+
+class _Threads:
+    """How many handlers may run in threads at once. The limiter is made on first use, inside the event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    @cached_property
+    def limiter(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(self._most)
+
+
+class ServedMethod:
+    """One method of a service, ready to be called."""
+
+    def __init__(self, contract: Contract, method: Method, implementation: object, threads: _Threads) -> None:
+        self.contract: Final = contract.cls
+        self.method: Final = method
+        self.full_name: Final = method.full_name
+        handler = getattr(implementation, method.name)
+        if not callable(handler):
+            raise ContractError(f"{method.full_name}: {type(implementation).__name__}.{method.name} is not callable")
+        self.invoke: Final[Callable[..., Awaitable[Any]]] = _as_async(method, handler, threads)
+        """Called with the decoded arguments by position; its awaitable gives the result."""
+        self.decode_arguments: Final = method.decode_arguments
+        self.encode: Final = method.encode
+
+    def __repr__(self) -> str:
+        return f"<ServedMethod {self.full_name}>"
+
+
+def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) -> Callable[..., Awaitable[Any]]:
+    if inspect.iscoroutinefunction(inspect.unwrap(handler)):
+        if method.plain:
+            return handler
+        return lambda *args: method.call(handler, args)
+
+    async def in_thread(*args: Any) -> Any:
+        # Abandoned on cancellation: the caller's wait ends, the thread runs on to its end and its result is dropped.
+        return await anyio.to_thread.run_sync(
+            method.call, handler, args, abandon_on_cancel=True, limiter=threads.limiter
+        )
+
+    return in_thread
+
+
+class Service(NamedTuple):
+    """An implementation, and the contracts that it is served as."""
+
+    implementation: object
+    contracts: tuple[Contract, ...]
+
+
+def service(implementation: object, *contract: type) -> Service:
+    """An implementation served as the given contracts, for one that does not inherit from them.
+
+    Raises:
+        ContractError: it lacks a method of a contract, or a contract cannot work.
+    """
+    if isinstance(implementation, type):
+        raise ContractError(f"a service is an instance; write {implementation.__name__}(…)")
+    read = tuple(contracts.read(cls) for cls in contract or contracts.contracts_of(type(implementation)))
+    for one in read:
+        for name in one.methods:
+            member = getattr(type(implementation), name, None)
+            if member is None or (member is vars(one.cls).get(name) and contracts.is_protocol(one.cls)):
+                raise ContractError(f"{type(implementation).__name__} does not implement {one.name}.{name}")
+    return Service(implementation, read)
+
+
+class Dispatcher:
+    """Everything that one server serves. Async context manager: entering it enters the services."""
+
+    def __init__(self, services: tuple[object, ...], *, max_threads: int = 40) -> None:
+        if not services:
+            raise ContractError("a server needs at least one service")
+        self._services = [one if isinstance(one, Service) else service(one) for one in services]
+        self._stack = AsyncExitStack()
+        self.contracts: Final[dict[str, Contract]] = {}
+        self.first_method: Final[dict[str, int]] = {}
+        self.methods: Final[list[ServedMethod]] = []
+        threads = _Threads(max_threads)
+        for one in self._services:
+            for contract in one.contracts:
+                if contract.name in self.contracts:
+                    raise ContractError(f"two services are called {contract.name}; a server needs distinct names")
+                self.contracts[contract.name] = contract
+                self.first_method[contract.name] = len(self.methods)
+                self.methods.extend(
+                    ServedMethod(contract, method, one.implementation, threads) for method in contract.methods.values()
+                )
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher of {', '.join(self.contracts)}>"
+
+    async def __aenter__(self) -> "Dispatcher":
+        """Enters the services that are async context managers, in order."""
+        try:
+            for one in self._services:
+                if isinstance(one.implementation, AbstractAsyncContextManager):
+                    await self._stack.enter_async_context(one.implementation)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Leaves the services, last entered first."""
+        await self._stack.aclose()
+
+    def find(self, full_name: str) -> ServedMethod:
+        """The method with a full name like ``"Vision.classify"``.
+
+        Raises:
+            Unimplemented: there is none.
+        """
+        for served in self.methods:
+            if served.full_name == full_name:
+                return served
+        raise Unimplemented(f"there is no method {full_name}; there are {', '.join(m.full_name for m in self.methods)}")

@@ -1,0 +1,94 @@
+"""How an error travels: from an exception at the handler to data, and back to an exception at the caller.
+
+Errors that the contract's module declares keep their class and fields. Other RpcErrors keep their code and text. Anything
+else becomes INTERNAL under a correlation id; its text stays in the server's log, unless the server runs in debug mode.
+"""
+
+import dataclasses
+import logging
+import secrets
+import sys
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from shmrpc.errors import Code, ContractMismatch, Internal, RpcError, Unavailable, error_for
+
+log: Final = logging.getLogger("shmrpc.server")
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True):
+    """How a call failed, as data."""
+
+    code: int
+    message: str
+    type: str = ""
+    """The name of the error class in the contract's module, or empty."""
+    fields: bytes = b""
+    """Its dataclass fields, msgpack; empty for one that only has a text."""
+    correlation_id: str = ""
+    maybe_executed: bool = True
+    """False where the call was refused before a handler saw it."""
+
+
+@cache
+def declared_errors(contract: type) -> dict[str, type[RpcError]]:
+    """The error classes that can be seen in a contract's module, by name, without shmrpc's own."""
+    module = sys.modules.get(contract.__module__)
+    return {
+        cls.__name__: cls
+        for cls in vars(module or object).values()
+        if isinstance(cls, type) and issubclass(cls, RpcError) and cls.__module__ != RpcError.__module__
+    }
+
+
+def failure_of(error: BaseException, contract: type, method: str, *, what: str = "failed", debug: bool) -> Failure:
+    """What the caller is told of an exception that a handler raised; `what` says in public words what went wrong."""
+    if not isinstance(error, RpcError):
+        return _internal(error, method, what, debug=debug)
+    declared = declared_errors(contract)
+    for cls in type(error).__mro__:
+        if declared.get(cls.__name__) is cls:
+            try:
+                fields = msgspec.msgpack.encode(error) if dataclasses.is_dataclass(cls) else b""
+            except (TypeError, ValueError, RecursionError) as cause:
+                log.error("%s: the fields of %s cannot be encoded: %s", method, cls.__name__, cause)
+                return _internal(error, method, "its error cannot be encoded", debug=debug)
+            return Failure(error.code, str(error), cls.__name__, fields)
+    maybe_executed = error.maybe_executed if isinstance(error, Unavailable) else True
+    return Failure(error.code, str(error), maybe_executed=maybe_executed)
+
+
+def _internal(error: BaseException, method: str, what: str, *, debug: bool) -> Failure:
+    correlation_id = secrets.token_hex(6)
+    log.error("%s: %s, correlation id %s", method, what, correlation_id, exc_info=error)
+    text = f"{method}: {what}; the server's log has the reason under correlation id {correlation_id}"
+    if debug:
+        text += f": {type(error).__name__}: {error}"
+    return Failure(Code.INTERNAL, text, correlation_id=correlation_id)
+
+
+def error_of(failure: Failure, contract: type) -> RpcError:
+    """The exception that the caller raises for a failure that came from the peer."""
+    cls = declared_errors(contract).get(failure.type) if failure.type else None
+    if cls is not None:
+        try:
+            return _rebuild(cls, failure)
+        except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as cause:
+            return ContractMismatch(f"{failure.message} (the fields of {failure.type} do not fit: {cause})")
+    error = error_for(failure.code, failure.message)
+    if isinstance(error, Internal):
+        error.correlation_id = failure.correlation_id
+    if isinstance(error, Unavailable):
+        error.maybe_executed = failure.maybe_executed
+    return error
+
+
+def _rebuild(cls: type[RpcError], failure: Failure) -> RpcError:
+    if not dataclasses.is_dataclass(cls):
+        return cls(failure.message)
+    decoded: Any = msgspec.msgpack.decode(failure.fields, type=cls)
+    # Through the constructor: what msgspec makes of an exception class has no args, and cannot be pickled or copied.
+    initial = {field.name: getattr(decoded, field.name) for field in dataclasses.fields(cls) if field.init}
+    return cls(**initial)

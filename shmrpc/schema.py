@@ -1,0 +1,184 @@
+"""Describes types as data, so that two processes can compare their contracts before the first call.
+
+Owns the description of a type, its rendering for people, and the rule by which values written as one type can be read as
+another. Knows nothing of methods or of the wire: `contract` builds on this.
+
+A description is a list ``[kind, …]`` of msgpack-friendly values. The rule follows msgspec's own reading rules
+(https://jcristharif.com/msgspec/supported-types.html): a reader's extra fields need defaults, a writer's extra fields
+are skipped, integers can be read as floats.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect as mi
+
+Description = list[Any]
+"""``[kind]``, ``[kind, item, …]`` for containers, ``["object", name, tag, fields]`` for named records."""
+
+_SIMPLE: Final[dict[type[mi.Type], str]] = {
+    mi.AnyType: "any",
+    mi.NoneType: "None",
+    mi.BoolType: "bool",
+    mi.IntType: "int",
+    mi.FloatType: "float",
+    mi.StrType: "str",
+    mi.BytesType: "bytes",
+    mi.ByteArrayType: "bytes",
+    mi.MemoryViewType: "bytes",
+    mi.DateTimeType: "datetime",
+    mi.TimeType: "time",
+    mi.DateType: "date",
+    mi.TimeDeltaType: "timedelta",
+    mi.UUIDType: "UUID",
+    mi.DecimalType: "Decimal",
+}
+
+
+class UnsupportedType(TypeError):
+    """A type that cannot travel; the text names it."""
+
+
+def describe(type_: Any) -> Description:
+    """The description of a type annotation.
+
+    Raises:
+        UnsupportedType: msgspec cannot carry the type, or a part of it.
+    """
+    try:
+        node = mi.type_info(type_)
+        msgspec.msgpack.Decoder(type_)
+    except (TypeError, NameError) as error:
+        raise UnsupportedType(str(error)) from error
+    return _describe(node, ())
+
+
+def _describe(node: mi.Type, inside: tuple[str, ...]) -> Description:
+    if (simple := _SIMPLE.get(type(node))) is not None:
+        return [simple]
+    match node:
+        case mi.Metadata(type=inner):
+            return _describe(inner, inside)
+        case mi.ListType(item_type=item) | mi.SetType(item_type=item) | mi.FrozenSetType(item_type=item):
+            return ["list", _describe(item, inside)]
+        case mi.VarTupleType(item_type=item):
+            return ["list", _describe(item, inside)]
+        case mi.TupleType(item_types=items):
+            return ["tuple", *(_describe(item, inside) for item in items)]
+        case mi.DictType(key_type=key, value_type=value):
+            return ["dict", _describe(key, inside), _describe(value, inside)]
+        case mi.UnionType(types=types):
+            return ["union", *(_describe(member, inside) for member in types)]
+        case mi.EnumType(cls=cls):
+            return ["literal", cls.__name__, [member.value for member in cls]]
+        case mi.LiteralType(values=values):
+            return ["literal", "", list(values)]
+        case mi.StructType(cls=cls, fields=fields, tag=tag, array_like=array_like):
+            return _describe_fields("array" if array_like else "object", cls, tag, fields, inside)
+        case mi.DataclassType(cls=cls, fields=fields) | mi.TypedDictType(cls=cls, fields=fields):
+            return _describe_fields("object", cls, None, fields, inside)
+        case mi.NamedTupleType(cls=cls, fields=fields):
+            return _describe_fields("array", cls, None, fields, inside)
+    name = getattr(getattr(node, "cls", None), "__qualname__", type(node).__name__)
+    raise UnsupportedType(f"{name} cannot travel: msgspec has no encoding for it")
+
+
+def _describe_fields(
+    kind: str, cls: type, tag: Any, fields: Sequence[mi.Field], inside: tuple[str, ...]
+) -> Description:
+    name = cls.__name__
+    if name in inside:
+        return ["ref", name]
+    inner = (*inside, name)
+    return [
+        kind,
+        name,
+        tag,
+        [[field.encode_name, _describe(field.type, inner), field.required] for field in fields],
+    ]
+
+
+def render(description: Description) -> str:
+    """The description as a Python annotation, for error texts and listings."""
+    kind, *rest = description
+    match kind:
+        case "list":
+            return f"list[{render(rest[0])}]"
+        case "tuple" | "dict":
+            return f"{kind}[{', '.join(render(item) for item in rest)}]"
+        case "union":
+            return " | ".join(render(member) for member in rest)
+        case "literal":
+            return str(rest[0]) or f"Literal[{', '.join(map(repr, rest[1]))}]"
+        case "object" | "array" | "ref":
+            return str(rest[0])
+    return str(kind)
+
+
+def why_unreadable(written: Description, read: Description, where: str) -> str | None:
+    """Why values written as one type cannot be read as the other, or None when they can.
+
+    `where` names the place for the text, like ``"parameter 'top'"``.
+    """
+    if written == read or written[0] in ("any", "ref") or read[0] in ("any", "ref"):
+        return None
+    if written[0] == "union":
+        return next(filter(None, (why_unreadable(member, read, where) for member in written[1:])), None)
+    if read[0] == "union":
+        if any(why_unreadable(written, member, where) is None for member in read[1:]):
+            return None
+        return _differ(written, read, where)
+    if written[0] == "literal":
+        return _literal(written, read, where)
+    if written[0] != read[0]:
+        return None if (written[0], read[0]) in _WIDER else _differ(written, read, where)
+    match written[0]:
+        case "list" | "dict" | "tuple":
+            if len(written) != len(read):
+                return _differ(written, read, where)
+            pairs = zip(written[1:], read[1:], strict=True)
+            return next(filter(None, (why_unreadable(w, r, f"an item of {where}") for w, r in pairs)), None)
+        case "object" | "array":
+            return _fields(written, read, where)
+    return None if written[0] == read[0] and len(read) == 1 else _differ(written, read, where)
+
+
+_WIDER: Final = {
+    ("int", "float"),
+    ("list", "tuple"),
+    ("tuple", "list"),
+    ("object", "dict"),
+    ("dict", "object"),
+}
+
+
+def _differ(written: Description, read: Description, where: str) -> str:
+    return f"{where} is sent as {render(written)} and read as {render(read)}"
+
+
+def _literal(written: Description, read: Description, where: str) -> str | None:
+    if read[0] == "literal":
+        extra = [value for value in written[2] if value not in read[2]]
+        return f"{where} can be sent as {extra[0]!r}, which {render(read)} lacks" if extra else None
+    if all(type(value).__name__ == read[0] for value in written[2]):
+        return None
+    return _differ(written, read, where)
+
+
+def _fields(written: Description, read: Description, where: str) -> str | None:
+    (_, name, written_tag, written_fields), (_, _, read_tag, read_fields) = written, read
+    if written_tag != read_tag:
+        return f"{where} ({name}) is tagged {written_tag!r} by the writer and {read_tag!r} by the reader"
+    if written[0] == "array":
+        sent = {read_field[0]: field for field, read_field in zip(written_fields, read_fields, strict=False)}
+    else:
+        sent = {field[0]: field for field in written_fields}
+    for field_name, field_read, required in read_fields:
+        if (field := sent.get(field_name)) is None:
+            if required:
+                return f"{where} ({name}) is read with a field {field_name!r} that the writer lacks"
+            continue
+        if (why := why_unreadable(field[1], field_read, f"{where}.{field_name}")) is not None:
+            return why
+    return None

@@ -1,0 +1,153 @@
+"""`Server` and `serve`: services at an address, from the first connection to the last call."""
+
+import asyncio
+import os
+import signal
+from typing import Any, Final
+
+from shmrpc import shm_gate
+from shmrpc.dispatch import Dispatcher
+from shmrpc.errors import Closed
+
+DRAIN_SECONDS: Final = 10.0
+
+
+class Server:
+    """Serves services at an address while it is entered.
+
+    ::
+
+        async with shmrpc.Server(Worker(), at="/run/app/vision.sock") as server:
+            await server.wait_closed()
+
+    Args:
+        *services: Implementations, or what `shmrpc.service` makes of one. One that is an async context manager is entered
+            before the first call and left after the last.
+        at: A path, or ``shm:///path``.
+        mode: The socket's permission bits; with its folder they say who may connect at all.
+        fd: A listening socket that was inherited, to be used instead of a new one.
+        grace: Seconds that calls get to end when the server is left.
+        **settings: The knobs of the transport: see `shmrpc.shm.settings.Settings`.
+
+    Raises:
+        ContractError: a contract cannot work, or a service does not implement it.
+        BadAddress: on entering: the address cannot be served.
+    """
+
+    def __init__(
+        self,
+        *services: object,
+        at: str | os.PathLike[str],
+        mode: int = 0o600,
+        fd: int | None = None,
+        grace: float = DRAIN_SECONDS,
+        **settings: Any,
+    ) -> None:
+        self._dispatcher = Dispatcher(services)
+        self._settings = shm_gate.make_settings(settings)
+        self._at = at
+        self._mode = mode
+        self._fd = fd
+        self._grace = grace
+        self._listener: Any = None
+        self._closed: asyncio.Event | None = None
+        self._draining: asyncio.Task[bool] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Server of {', '.join(self._dispatcher.contracts)} at {os.fspath(self._at)}>"
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._listener.sessions) if self._listener is not None else 0
+
+    async def __aenter__(self) -> "Server":
+        """Enters the services and begins to listen."""
+        if self._closed is not None:
+            raise Closed("a server can be entered once")
+        self._closed = asyncio.Event()
+        await self._dispatcher.__aenter__()
+        try:
+            self._listener = shm_gate.make_listener(
+                self._dispatcher, self._at, mode=self._mode, fd=self._fd, settings=self._settings
+            )
+        except BaseException:
+            await self._dispatcher.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Drains, then closes everything and leaves the services."""
+        try:
+            await self.drain()
+        finally:
+            await self._listener.close()
+            await self._dispatcher.__aexit__(None, None, None)
+            self._set_closed()
+
+    async def drain(self, grace: float | None = None) -> bool:
+        """Stops accepting, tells every client which calls will still be answered, and lets those end.
+
+        Args:
+            grace: Seconds that they get; then they are cancelled and their callers get `Unavailable`. None: as the
+                server was made.
+
+        Returns:
+            Whether all of them ended in time.
+        """
+        if self._listener is None:
+            return True
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain(self._grace if grace is None else grace))
+        return await asyncio.shield(self._draining)
+
+    async def _drain(self, grace: float) -> bool:
+        ended: bool = await self._listener.drain(grace)
+        await self._listener.close()
+        self._set_closed()
+        return ended
+
+    async def wait_closed(self) -> None:
+        """Returns when the server has drained."""
+        if self._closed is None:
+            raise Closed("the server was never entered")
+        await self._closed.wait()
+
+    def _set_closed(self) -> None:
+        if self._closed is not None:
+            self._closed.set()
+
+
+async def serve(*services: object, at: str | os.PathLike[str], handle_signals: bool = True, **options: Any) -> None:
+    """Serves until the task is cancelled or, in the main thread, SIGTERM or SIGINT comes; then drains.
+
+    Args:
+        *services: As for `Server`.
+        at: As for `Server`.
+        handle_signals: Whether SIGTERM and SIGINT drain the server instead of ending the process.
+        **options: As for `Server`.
+    """
+    loop = asyncio.get_running_loop()
+    async with Server(*services, at=at, **options) as server:
+        handled = _handle_signals(loop, server) if handle_signals else []
+        try:
+            await server.wait_closed()
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, server: Server) -> list[signal.Signals]:
+    handled: list[signal.Signals] = []
+    draining: set[asyncio.Task[bool]] = set()
+
+    def drain() -> None:
+        draining.add(loop.create_task(server.drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, drain)
+        except (ValueError, RuntimeError):  # not the main thread: its owner handles signals
+            break
+        handled.append(number)
+    return handled

@@ -1,0 +1,114 @@
+"""Where a server listens: a path in the file system. Its folder and mode are the first access control."""
+
+import errno
+import os
+import socket
+import stat
+
+from shmrpc.errors import BadAddress, ConnectFailed
+
+MAX_PATH_BYTES = 107
+"""sizeof(sockaddr_un.sun_path) on Linux, less the terminating zero."""
+
+
+def path_of(address: str | os.PathLike[str]) -> str:
+    """The path of an address: a path itself, or ``shm:///path``.
+
+    Raises:
+        BadAddress: it is of another scheme, empty, or longer than a socket's path may be.
+    """
+    text = os.fspath(address)
+    if "://" in text:
+        scheme, _, path = text.partition("://")
+        if scheme != "shm" or not path.startswith("/"):
+            raise BadAddress(f"{text!r} is not an address; write a path, or shm:///absolute/path")
+        text = path
+    length = len(os.fsencode(text))
+    if not 0 < length <= MAX_PATH_BYTES or "\0" in text:
+        raise BadAddress(
+            f"{text!r} cannot be the path of a socket: it has {length} bytes, allowed are 1 to {MAX_PATH_BYTES}"
+        )
+    return text
+
+
+def connect(path: str) -> socket.socket | None:
+    """A connected, non-blocking socket; None while the server's backlog is full.
+
+    Raises:
+        ConnectFailed: nobody listens there; the text says what is there instead.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+    except BlockingIOError:  # not "in progress", as with TCP: asyncio would take this for a connection
+        sock.close()
+        return None
+    except OSError as error:
+        sock.close()
+        raise ConnectFailed(f"no server at {path}: {_what_is_there(path, error)}") from None
+    return sock
+
+
+def _what_is_there(path: str, error: OSError) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as cause:
+        return str(cause.strerror)
+    if stat.S_ISDIR(mode):
+        return "it is a directory"
+    if not stat.S_ISSOCK(mode):
+        return "it is a file, not a socket"
+    if error.errno == errno.ECONNREFUSED:
+        return "the socket is stale, nobody listens"
+    return str(error.strerror)
+
+
+def listen(path: str, mode: int, backlog: int) -> socket.socket:
+    """A listening, non-blocking socket at a path; a stale socket there is replaced, atomically.
+
+    Raises:
+        BadAddress: a server listens there already, or what is there is no socket, or the folder does not allow it.
+    """
+    if os.path.lexists(path):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise BadAddress(f"cannot serve at {path}: it exists and is not a socket")
+        try:
+            probe = connect(path)
+        except ConnectFailed:
+            probe = None
+        else:
+            if probe is not None:
+                probe.close()
+            raise BadAddress(f"cannot serve at {path}: a server listens there already")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    temporary = f"{path}.{os.getpid()}"
+    if len(os.fsencode(temporary)) > MAX_PATH_BYTES:
+        temporary = path
+        _unlink_quietly(path)
+    try:
+        sock.bind(temporary)
+        os.chmod(temporary, mode)
+        sock.listen(backlog)
+        if temporary != path:
+            os.rename(temporary, path)
+    except OSError as error:
+        sock.close()
+        _unlink_quietly(temporary)
+        raise BadAddress(f"cannot serve at {path}: {error.strerror}") from None
+    return sock
+
+
+def unlink_own(path: str, inode: int) -> None:
+    """Removes the socket file, if it is still the one with this inode and not a successor's."""
+    try:
+        if os.lstat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,122 @@
+"""Doorbells: cross-process wake-ups that carry no data and may ring spuriously. The only file with eventfds and pipes.
+
+The sleeper makes a `Doorbell`, watches its fd and sends the other end to the peer, which opens it as a `Ringer`. Two kinds:
+
+- ``eventfd``: one fd that both processes share. A peer could make it blocking and so freeze the writer, therefore only
+  between processes of one uid.
+- ``pipe``: the sleeper keeps the read end alone and the ringer writes with RWF_NOWAIT, so neither can freeze the other.
+"""
+
+import contextlib
+import os
+import stat
+from typing import Final, Literal, Protocol
+
+Kind = Literal["eventfd", "pipe"]
+
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+HAS_EVENTFD: Final = hasattr(os, "eventfd")
+
+
+class BadDoorbell(ValueError):
+    """An fd of the peer that is not the doorbell that it declared."""
+
+
+class Doorbell:
+    """The sleeper's end."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind: Final[Kind] = kind
+        self._far_fd: int | None
+        if kind == "eventfd":
+            self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._far_fd = None
+        else:
+            self.fd, self._far_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def __repr__(self) -> str:
+        return f"<Doorbell {self.kind} fd={self.fd}>"
+
+    @property
+    def far_fd(self) -> int:
+        """The fd to send to the peer."""
+        return self.fd if self._far_fd is None else self._far_fd
+
+    def drop_far_fd(self) -> None:
+        """Closes this process's copy of the peer's end, once it is sent."""
+        if self._far_fd is not None:
+            os.close(self._far_fd)
+            self._far_fd = None
+
+    def clear(self) -> None:
+        """Takes all rings so far, so that the fd is not readable any more."""
+        with contextlib.suppress(BlockingIOError):  # somebody rang and the look before us took it
+            os.read(self.fd, 8 if self.kind == "eventfd" else 65536)
+
+    def close(self) -> None:
+        """Closes the fds; not to be called twice."""
+        self.drop_far_fd()
+        os.close(self.fd)
+
+
+class Ringer(Protocol):
+    """The ringer's end."""
+
+    def ring(self) -> None:
+        """Wakes the peer; never blocks."""
+
+    def close(self) -> None:
+        """Closes the fd."""
+
+
+class _EventRinger:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # the counter is at its top: the peer will wake all the same
+            os.eventfd_write(self._fd, 1)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _PipeRinger:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def ring(self) -> None:
+        # RWF_NOWAIT, since O_NONBLOCK belongs to the open file description, which the peer may still share.
+        # A full pipe means that the peer will wake all the same; a closed one that it is gone, which liveness tells.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.pwritev(self._fd, (b"\1",), -1, _NOWAIT)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def open_ringer(fd: int, kind: Kind) -> Ringer:
+    """Checks the peer's fd and takes it over; closes it when the check fails.
+
+    Raises:
+        BadDoorbell: the fd is of another kind than declared.
+    """
+    try:
+        if kind == "eventfd":
+            if (target := os.readlink(f"/proc/self/fd/{fd}")) != "anon_inode:[eventfd]":
+                raise BadDoorbell(f"the peer's doorbell is {target!r}, it declared an eventfd")
+            os.set_blocking(fd, False)
+            return _EventRinger(fd)
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise BadDoorbell("the peer's doorbell is not the pipe that it declared")
+        return _PipeRinger(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def choose(setting: Literal["auto", "eventfd", "pipe"], *, same_uid: bool) -> Kind:
+    """The kind of doorbell for a peer: an eventfd only where the peer is of one's own uid."""
+    if setting != "auto":
+        return setting
+    return "eventfd" if same_uid and HAS_EVENTFD else "pipe"

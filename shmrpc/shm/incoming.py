@@ -1,0 +1,294 @@
+"""The calls that this side serves over one session: from the request until the reply is sent.
+
+Each call is a task with a context of its own. Exactly one reply or failure is sent for each request, one-way methods
+included, so that both sides count the same calls in flight.
+"""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from time import monotonic_ns
+from typing import Any, Final
+
+import msgspec
+
+from shmrpc.context import Metadata, Peer, running
+from shmrpc.dispatch import ServedMethod
+from shmrpc.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidArgument,
+    ProtocolError,
+    RpcError,
+    Unavailable,
+    Unimplemented,
+)
+from shmrpc.failure import Failure, failure_of
+from shmrpc.shm import envelope
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.deadlines import NEVER, DeadlineTimer
+from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_METADATA, REPLY
+from shmrpc.shm.protocol import Event, Incoming, step_incoming
+
+_NO_METADATA: Final[Metadata] = {}
+
+
+class IncomingCall(msgspec.Struct, eq=False):
+    """One call that is being served."""
+
+    calls: "IncomingCalls"
+    served: ServedMethod
+    call_id: int
+    deadline_ns: int
+    metadata: Metadata
+    state: Incoming = Incoming.RUNNING
+    task: "asyncio.Task[None] | None" = None
+
+    @property
+    def method_name(self) -> str:
+        """The method's full name."""
+        return self.served.full_name
+
+    @property
+    def peer(self) -> Peer:
+        """The calling process."""
+        return self.calls.peer
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more."""
+        return self.state is not Incoming.RUNNING
+
+    def tell(self, event: Event) -> None:
+        """Moves on in the protocol's table, and tells the handler by cancelling it if it was running undisturbed."""
+        before, self.state = self.state, step_incoming(self.state, event)
+        if before is not Incoming.RUNNING or self.state is Incoming.RUNNING or (task := self.task) is None:
+            return
+        if _not_started(task):
+            self.calls.never_started(self)  # a task that is cancelled before its first step runs none of its code
+        task.cancel()
+
+
+class IncomingCalls:
+    """All calls that one session serves."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        methods: list[ServedMethod],
+        peer: Peer,
+        context: Context,
+        max_in_flight: int,
+        *,
+        debug: bool,
+        on_broken: Callable[[ProtocolError], None],
+    ) -> None:
+        self.peer: Final = peer
+        self.running: Final[dict[int, IncomingCall]] = {}
+        self.last_accepted = 0
+        """The highest call id so far."""
+        self.draining = False
+        self._loop = loop
+        self._channel = channel
+        self._push = channel.push
+        self._methods = methods
+        self._context = context
+        self._max_in_flight = max_in_flight
+        self._debug = debug
+        self._on_broken = on_broken
+        self._timer: Final = DeadlineTimer(loop, self._expire)
+        self._idle: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<IncomingCalls {len(self.running)} running>"
+
+    # ---- what the peer says ----
+
+    def on_request(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """A call begins."""
+        if call_id <= self.last_accepted:
+            raise ProtocolError(f"the peer began call {call_id} after call {self.last_accepted}; ids must rise")
+        if self.draining:
+            return  # the peer was told the last call that counts, and repeats this one elsewhere
+        if len(self.running) >= self._max_in_flight:
+            raise ProtocolError(f"the peer began a call beyond the {self._max_in_flight} that may be in flight")
+        self.last_accepted = call_id
+        try:
+            served = self._methods[method]
+        except IndexError:
+            self._refuse(call_id, Unimplemented(f"there is no method number {method} here"))
+            return
+        metadata = _NO_METADATA
+        try:
+            if flags:
+                if flags & HAS_METADATA:
+                    metadata, payload = self._open(payload, call_id)
+                arguments = served.decode_arguments(payload, json=bool(flags & AS_JSON))
+            else:
+                arguments = served.decode_arguments(payload)
+        except InvalidArgument as error:
+            self._refuse(call_id, error)
+            return
+        if deadline_ns:
+            if deadline_ns <= monotonic_ns():
+                self._refuse(call_id, DeadlineExceeded(f"{served.full_name}: the deadline had passed on arrival"))
+                return
+            if deadline_ns < self._timer.next_ns:
+                self._timer.advance(deadline_ns)
+        call = IncomingCall(self, served, call_id, deadline_ns, metadata)
+        self.running[call_id] = call
+        encode = served.encode if not flags & AS_JSON else served.method.encode_json
+        _start(self._loop, call, self._serve(call, arguments, encode), self._context.copy())
+
+    def _open(self, payload: bytes, call_id: int) -> tuple[Metadata, bytes]:
+        try:
+            opened = envelope.decode_with_metadata(payload)
+        except envelope.DecodeError as error:
+            raise ProtocolError(f"the metadata of call {call_id} cannot be decoded: {error}") from None
+        for key, value in opened.metadata.items():
+            if not isinstance(value, (str, bytes)):
+                raise ProtocolError(f"the metadata of call {call_id} has {key!r} as {type(value).__name__}")
+        return opened.metadata, opened.payload
+
+    def on_cancel(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """The caller has gone. For a call that has ended, the cancel crossed its reply, and means nothing."""
+        if call_id > self.last_accepted and not self.draining:
+            raise ProtocolError(f"the peer cancelled call {call_id}, which it never began")
+        if (call := self.running.get(call_id)) is not None:
+            call.tell(Event.CANCEL)
+
+    # ---- running a handler ----
+
+    async def _serve(self, call: IncomingCall, arguments: tuple[Any, ...], encode: Callable[[Any], bytes]) -> None:
+        running.set(call)
+        try:
+            result = await call.served.invoke(*arguments)
+        except Exception as error:
+            self._fail(call, error)
+            return
+        except BaseException as error:
+            self._fail(call, error)
+            if not isinstance(error, asyncio.CancelledError):
+                raise  # KeyboardInterrupt and SystemExit are the loop's
+            return
+        try:
+            payload = encode(result)
+        except Exception as error:  # whatever an encoder hook or a property of the result raises
+            self._fail(call, error, "its result cannot be encoded")
+            return
+        self._answer(call, REPLY, payload)
+
+    def _answer(self, call: IncomingCall, kind: int, payload: bytes) -> None:
+        call_id = call.call_id
+        del self.running[call_id]
+        if call.state is not Incoming.ORPHANED:
+            try:
+                status = self._push(kind, 0, 0, call_id, 0, payload)
+                if status:
+                    self._channel.settle(status, (kind, 0, 0, call_id, 0, payload))
+            except RpcError as error:
+                self._not_sent(call_id, error)
+            except ValueError as error:  # the native core's word for a corrupt channel
+                self._on_broken(ProtocolError(str(error)))
+        if self._idle is not None and not self.running:
+            self._idle.set()
+
+    def _not_sent(self, call_id: int, error: RpcError) -> None:
+        if isinstance(error, ProtocolError):
+            self._on_broken(error)
+        else:  # too large
+            self._refuse(call_id, error, maybe_executed=True)
+
+    def _fail(self, call: IncomingCall, error: BaseException, what: str = "failed") -> None:
+        served = call.served
+        if isinstance(error, asyncio.CancelledError):
+            error = _status_of_cancellation(call)
+        failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
+        self._answer(call, FAILURE, envelope.encode_failure(failure))
+
+    def never_started(self, call: IncomingCall) -> None:
+        """A call was ended between its arrival and the first step of its task."""
+        self._fail(call, asyncio.CancelledError())
+
+    def _refuse(self, call_id: int, error: RpcError, *, maybe_executed: bool = False) -> None:
+        """Fails a call that has no handler (yet, or any more)."""
+        failure = Failure(error.code, str(error), maybe_executed=maybe_executed)
+        try:
+            self._channel.send(FAILURE, 0, 0, call_id, 0, envelope.encode_failure(failure))
+        except ProtocolError as broken:
+            self._on_broken(broken)
+
+    # ---- ends that do not come from the handler ----
+
+    def _expire(self, now_ns: int) -> int:
+        earliest_ns = NEVER
+        for call in list(self.running.values()):
+            if not call.deadline_ns or call.state is not Incoming.RUNNING:
+                continue
+            if call.deadline_ns <= now_ns:
+                call.tell(Event.EXPIRE)
+            else:
+                earliest_ns = min(earliest_ns, call.deadline_ns)
+        return earliest_ns
+
+    def stop(self) -> None:
+        """The grace time is over: cancels every handler; their callers are told that the server stops."""
+        for call in list(self.running.values()):
+            call.tell(Event.STOP)
+
+    def orphan(self) -> None:
+        """The connection is gone: cancels every handler but those of one-way calls, whose callers wait for nothing."""
+        self._timer.close()
+        for call in list(self.running.values()):
+            if call.served.method.oneway:
+                call.state = step_incoming(call.state, Event.LOSE)
+            else:
+                call.tell(Event.LOSE)
+
+    async def wait_idle(self) -> None:
+        """Returns when no call is running."""
+        while self.running:
+            if self._idle is None or self._idle.is_set():
+                self._idle = asyncio.Event()
+            await self._idle.wait()
+
+
+def _status_of_cancellation(call: IncomingCall) -> RpcError:
+    name = call.method_name
+    match call.state:
+        case Incoming.EXPIRED:
+            return DeadlineExceeded(f"{name} did not end before its deadline")
+        case Incoming.STOPPED:
+            return Unavailable(f"{name} was cut off: the server stopped before it ended", maybe_executed=True)
+    return Cancelled(f"{name} was cancelled")
+
+
+def _not_started(task: "asyncio.Task[None]") -> bool:
+    coroutine = task.get_coro()
+    return inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+
+
+if sys.version_info >= (3, 12):
+
+    def _start(
+        loop: asyncio.AbstractEventLoop,
+        call: IncomingCall,
+        serve: Coroutine[Any, Any, None],
+        context: Context,
+    ) -> None:
+        """Runs the handler up to its first wait at once, and the rest as a task."""
+        call.task = asyncio.Task(serve, loop=loop, context=context, eager_start=True)
+
+else:
+
+    def _start(
+        loop: asyncio.AbstractEventLoop,
+        call: IncomingCall,
+        serve: Coroutine[Any, Any, None],
+        context: Context,
+    ) -> None:
+        """Runs the handler as a task."""
+        call.task = asyncio.Task(serve, loop=loop, context=context)

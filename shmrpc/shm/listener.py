@@ -1,0 +1,226 @@
+"""The server's end: accepts, shakes hands and keeps the sessions of one listening socket.
+
+A connecting process gets nothing of this one before it has passed: its uid against the allow-list, its number against the
+quota, its hello against the deadline, its fds against what it declared.
+"""
+
+import asyncio
+import contextvars
+import logging
+import os
+import socket
+from typing import Final
+
+from shmrpc.context import Peer
+from shmrpc.contract import Contract
+from shmrpc.dispatch import Dispatcher
+from shmrpc.errors import HandshakeError
+from shmrpc.shm import address, handshake, liveness
+from shmrpc.shm.incoming import IncomingCalls
+from shmrpc.shm.quota import Quota
+from shmrpc.shm.session import Session
+from shmrpc.shm.settings import Settings
+
+log: Final = logging.getLogger("shmrpc.server")
+
+ACCEPT_PAUSE: Final = 0.1
+"""Seconds to wait when the process is out of fds or memory, instead of spinning on a socket that stays readable."""
+
+
+class Listener:
+    """One listening socket and everything that came in through it."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, sock: socket.socket, path: str, *, owns_path: bool, settings: Settings
+    ) -> None:
+        self.path: Final = path
+        self.sessions: Final[set[Session]] = set()
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._sock: socket.socket | None = sock
+        self._inode = os.lstat(path).st_ino if owns_path else None
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._greeting: set[asyncio.Task[None]] = set()
+        self._orphaned: set[IncomingCalls] = set()
+        """Of ended sessions, while handlers of one-way calls still run."""
+        self._quota = Quota(os.getuid(), settings)
+        self._digests: dict[str, bytes] = {}
+        self._loop.add_reader(sock.fileno(), self._accept)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._sock is None else "listening"
+        return f"<Listener {state} at {self.path}, {len(self.sessions)} sessions>"
+
+    # ---- accepting ----
+
+    def _accept(self) -> None:
+        for _ in range(16):
+            if self._sock is None:
+                return
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.error(
+                    "cannot accept connections at %s: %s; trying again in %s s",
+                    self.path,
+                    error,
+                    ACCEPT_PAUSE,
+                )
+                self._loop.remove_reader(self._sock.fileno())
+                self._loop.call_later(ACCEPT_PAUSE, self._resume)
+                return
+            sock.setblocking(False)
+            task = self._loop.create_task(self._greet(sock), name=f"shmrpc handshake at {self.path}")
+            self._greeting.add(task)
+            task.add_done_callback(self._greeting.discard)
+
+    def _resume(self) -> None:
+        if self._sock is not None:
+            self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    async def _greet(self, sock: socket.socket) -> None:
+        """One handshake, from the accepted socket to a session, or to a rejection."""
+        peer: Peer | None = None
+        session: Session | None = None
+        frame = handshake.Frame()
+        try:
+            peer = liveness.peer_of(sock)
+            self._quota.open(peer)
+            async with asyncio.timeout(self._settings.handshake_timeout):
+                session = await self._shake_hands(sock, peer, frame)
+        except (HandshakeError, TimeoutError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                error = HandshakeError(f"no handshake within {self._settings.handshake_timeout} s (handshake_timeout)")
+            log.warning("%s was refused at %s: %s", peer or "a peer", self.path, error)
+            if isinstance(error, HandshakeError):
+                self._reject(sock, "refused", str(error))
+        finally:
+            frame.close()
+            if session is None:
+                sock.close()
+                if peer is not None:
+                    self._quota.close(peer)
+
+    async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: handshake.Frame) -> Session | None:
+        settings = self._settings
+        own_bytes = settings.geometry.segment_bytes
+        why = settings.why_refused(peer.uid, peer.gid) or self._quota.why_refused(peer, own_bytes)
+        if why is not None:
+            raise HandshakeError(why)
+        hello = await handshake.receive_hello(sock, frame)
+        offered = self._offer(hello.wanted)
+        if isinstance(offered, str):
+            log.warning("%s was refused at %s: %s", peer, self.path, offered)
+            self._reject(sock, "contract", offered)
+            return None
+        channel = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
+        self._quota.charge(self._loop, peer, own_bytes)
+        session = Session(self._loop, channel, sock, peer, settings, self._on_session_end)
+        incoming = IncomingCalls(
+            self._loop,
+            channel,
+            self._dispatcher.methods,
+            peer,
+            self._context,
+            settings.max_in_flight,
+            debug=settings.debug,
+            on_broken=session.cut,
+        )
+        self.sessions.add(session)
+        session.start(pidfd=liveness.open_pidfd(peer, sock), incoming=incoming)
+        if self._sock is None:  # draining began in the middle of this handshake
+            session.go_away()
+        return session
+
+    def _offer(self, wanted: list[handshake.Wanted]) -> list[handshake.Offered] | str:
+        """What the welcome says of the services that a client wants, or why it cannot have them."""
+        contracts = self._dispatcher.contracts
+        if not wanted:
+            return [self._describe(contract, in_full=True) for contract in contracts.values()]
+        offered = []
+        for want in wanted:
+            if (contract := contracts.get(want.name)) is None:
+                return f"there is no service {want.name} at {self.path}; there is {', '.join(contracts)}"
+            offered.append(self._describe(contract, in_full=want.digest != self._digest(contract)))
+        return offered
+
+    def _describe(self, contract: Contract, *, in_full: bool) -> handshake.Offered:
+        first = self._dispatcher.first_method[contract.name]
+        return handshake.Offered(contract.name, self._digest(contract), first, contract.signatures if in_full else [])
+
+    def _digest(self, contract: Contract) -> bytes:
+        if contract.name not in self._digests:
+            self._digests[contract.name] = handshake.digest_of(contract.signatures)
+        return self._digests[contract.name]
+
+    def _reject(self, sock: socket.socket, code: str, message: str) -> None:
+        """Says why, if the socket takes it at once: a peer that is refused is not waited for."""
+        try:
+            sock.send(handshake.pack_frame(handshake.Rejection(code, message)), socket.MSG_NOSIGNAL)
+        except OSError as error:
+            log.debug("the rejection was not delivered: %s", error)
+
+    # ---- sessions ----
+
+    def _on_session_end(self, session: Session) -> None:
+        self.sessions.discard(session)
+        self._quota.close(session.peer)
+        incoming = session.incoming
+        if incoming is not None and incoming.running:
+            self._orphaned.add(incoming)
+
+    # ---- the end ----
+
+    def stop_accepting(self) -> None:
+        """Closes the listening socket and removes its path. Idempotent."""
+        if self._sock is None:
+            return
+        self._loop.remove_reader(self._sock.fileno())
+        if self._inode is not None:
+            address.unlink_own(self.path, self._inode)
+        self._sock.close()
+        self._sock = None
+
+    async def drain(self, grace: float) -> bool:
+        """Stops accepting, tells every client the last call that counts, and waits for what runs.
+
+        Returns:
+            Whether everything ended within `grace` seconds.
+        """
+        self.stop_accepting()
+        for session in list(self.sessions):
+            session.go_away()
+        try:
+            async with asyncio.timeout(grace):
+                await self._wait_idle()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _wait_idle(self) -> None:
+        if self._greeting:
+            await asyncio.wait(self._greeting)
+        for incoming in [session.incoming for session in self.sessions] + list(self._orphaned):
+            if incoming is not None:
+                await incoming.wait_idle()
+
+    async def close(self) -> None:
+        """Ends everything: handlers that still run are cancelled, their callers are told."""
+        self.stop_accepting()
+        for task in list(self._greeting):
+            task.cancel()
+        if self._greeting:
+            await asyncio.wait(self._greeting)
+        remaining = [session.incoming for session in self.sessions] + list(self._orphaned)
+        for incoming in remaining:
+            if incoming is not None:
+                incoming.stop()
+        tasks = [call.task for incoming in remaining if incoming for call in incoming.running.values() if call.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        for session in list(self.sessions):
+            session.close(f"the server at {self.path} was closed")
+        self._quota.shut()

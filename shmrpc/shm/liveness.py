@@ -1,0 +1,77 @@
+"""Who the peer is, and whether it still runs.
+
+Hang-up is not death: a forked child can hold the peer's socket open, so the evidence of death is the peer's pidfd, which
+becomes readable when the process exits. Credentials come from the kernel, never from the peer's own words.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from shmrpc.context import Peer
+
+_SO_PEERPIDFD: Final = 77  # asm-generic/socket.h, Linux 6.5
+_UCRED: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
+UCRED_BYTES: Final = _UCRED.size
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """The process that connected, or that listens, as it was then (SO_PEERCRED)."""
+    return Peer(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+
+def unpack_credentials(packed: bytes) -> Peer:
+    """An SCM_CREDENTIALS message: the process that sent it."""
+    return Peer(*_UCRED.unpack(packed[: _UCRED.size]))
+
+
+def open_pidfd(peer: Peer, sock: socket.socket | None) -> int | None:
+    """An fd that becomes readable when the peer exits; None where the system gives none.
+
+    With the socket, the fd is the kernel's own for the process at its other end (SO_PEERPIDFD). Without it, or on older
+    kernels, it is looked up by pid: call this while the peer is known to run.
+    """
+    if sock is not None:
+        try:
+            return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError:  # a kernel before 6.5, or a process that is gone already
+            pass
+    if peer.pid <= 0:  # in a pid namespace that this process cannot see
+        return None
+    try:
+        return os.pidfd_open(peer.pid)
+    except OSError:
+        return None
+
+
+class ProcessWatch:
+    """Calls back once when a process exits. Owns the pidfd."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pidfd: int, on_exit: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_exit = on_exit
+        self._pidfd: int | None = pidfd
+        loop.add_reader(pidfd, self._exited)
+
+    def __repr__(self) -> str:
+        return f"<ProcessWatch {'over' if self._pidfd is None else f'pidfd={self._pidfd}'}>"
+
+    def _exited(self) -> None:
+        self.close()
+        self._on_exit()
+
+    def close(self) -> None:
+        """Stops watching. Idempotent."""
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def forget(self) -> None:
+        """In a forked child: closes the copy of the fd without touching the loop, which is the parent's."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None

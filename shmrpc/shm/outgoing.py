@@ -1,0 +1,276 @@
+"""The calls that this side makes over one session: from the request until the peer has ended them.
+
+Owns the correlation of replies with waiting futures and the credit for calls in flight. A call that its caller gave up
+stays here, abandoned, until the peer has ended it, so that both sides count the same calls in flight.
+
+A future's result is the reply's payload as bytes, or the RpcError that ended the call: not its exception, since an error
+that nobody comes to fetch, because the caller was cancelled in the same tick, is no mistake worth a warning.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+import msgspec
+
+from shmrpc.context import NO_DEADLINE, remaining_seconds
+from shmrpc.errors import (
+    Closed,
+    ConnectionLost,
+    DeadlineExceeded,
+    ForkedError,
+    ProtocolError,
+    ResourceExhausted,
+    RpcError,
+    Unavailable,
+    WrongLoop,
+)
+from shmrpc.failure import error_of
+from shmrpc.shm import envelope
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.deadlines import NEVER, DeadlineTimer
+from shmrpc.shm.envelope import CANCEL, REQUEST
+from shmrpc.shm.protocol import Outgoing
+
+Answer = bytes | RpcError
+
+
+class Named(Protocol):
+    """What a call needs to know of its method: a `contract.Method`, or what stands for one."""
+
+    @property
+    def full_name(self) -> str:
+        """Like ``"Vision.classify"``, for error texts."""
+        ...
+
+    @property
+    def contract(self) -> type:
+        """The class in whose module errors are looked up."""
+        ...
+
+
+class OutgoingCall(msgspec.Struct):
+    """One call on its way. With a future it is OPEN, without one ABANDONED."""
+
+    future: "asyncio.Future[Answer] | None"
+    method: Named
+    deadline_ns: int
+
+    @property
+    def state(self) -> Outgoing:
+        """Its state in the protocol's table."""
+        return Outgoing.ABANDONED if self.future is None else Outgoing.OPEN
+
+
+class OutgoingCalls:
+    """All calls that one session makes."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, channel: Channel, numbers: dict[str, int], max_in_flight: int
+    ) -> None:
+        self.numbers: Final = numbers
+        """The server's number for each method, by full name."""
+        self.pending: Final[dict[int, OutgoingCall]] = {}
+        self.waiters: Final[deque[asyncio.Future[None]]] = deque()
+        self.max_in_flight: Final = max_in_flight
+        self.timer: Final = DeadlineTimer(loop, self._expire)
+        self._loop = loop
+        self._channel = channel
+        self._push = channel.push
+        self._next_id = 1
+        self.forked = False
+        self.ended: Unavailable | None = None
+        """Why no more calls can be made here; None while they can."""
+
+    def __repr__(self) -> str:
+        return f"<OutgoingCalls {len(self.pending)} of {self.max_in_flight} in flight, {len(self.waiters)} waiting>"
+
+    @property
+    def congested(self) -> bool:
+        """Whether a call would have to wait for credit."""
+        return len(self.pending) >= self.max_in_flight or bool(self.waiters)
+
+    def start(
+        self, method: Named, number: int, flags: int, deadline_ns: int, payload: bytes, wait: bool = True
+    ) -> "asyncio.Future[Answer]":
+        """Sends a request. The future ends with the call; without `wait` it has ended already.
+
+        Raises:
+            WrongLoop: the running event loop is not the session's.
+            ForkedError: this process is a forked child.
+            ResourceExhausted: the request is larger than a message may be.
+            ProtocolError: the peer's cursor is impossible.
+        """
+        loop = self._loop
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:  # a coroutine that goes on in a forked child has no running loop any more
+            here = False
+        if not here:
+            raise forked_error() if self.forked else wrong_loop_error(method)
+        future: asyncio.Future[Answer] = loop.create_future()
+        call_id = self._next_id
+        self._next_id = call_id + 1
+        self.pending[call_id] = OutgoingCall(future if wait else None, method, deadline_ns)
+        try:
+            status = self._push(REQUEST, flags, number, call_id, deadline_ns, payload)
+            if status:
+                self._channel.settle(status, (REQUEST, flags, number, call_id, deadline_ns, payload))
+        except BaseException as error:
+            del self.pending[call_id]
+            if isinstance(error, ValueError):  # the native core's word for a corrupt or closed channel
+                raise ProtocolError(str(error)) from None
+            raise
+        if not wait:
+            future.set_result(b"")
+        elif deadline_ns and deadline_ns < self.timer.next_ns:
+            self.timer.advance(deadline_ns)
+        return future
+
+    async def finish(self, future: "asyncio.Future[Answer]") -> Answer:
+        """Waits for the end of a call; a cancellation of the caller is passed on to the peer."""
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.abandon(future)
+            raise
+
+    async def wait_for_credit(self, method: Named, deadline_ns: int) -> None:
+        """Returns when one more call may be made; first come, first served.
+
+        Raises:
+            ResourceExhausted: the deadline passed before that.
+        """
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self.waiters.append(waiter)
+        try:
+            async with asyncio.timeout(remaining_seconds(deadline_ns) if deadline_ns else None):
+                await waiter
+        except TimeoutError:
+            raise ResourceExhausted(
+                f"{method.full_name} was not sent: {len(self.pending)} calls are in flight on this connection, the "
+                f"limit is {self.max_in_flight} (max_in_flight), and none ended before the deadline"
+            ) from None
+        finally:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+            elif waiter.done():
+                self._admit()  # the credit that this one was given is used by now, or not at all
+
+    def _admit(self) -> None:
+        if self.waiters and len(self.pending) < self.max_in_flight:
+            waiter = self.waiters.popleft()
+            if waiter.done():
+                self._admit()
+            else:
+                waiter.set_result(None)
+
+    # ---- what the peer says ----
+
+    def on_reply(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """A result came."""
+        call = self.pending.pop(call_id, None)
+        if call is None:
+            raise ProtocolError(f"the peer replied to call {call_id}, which is not under way")
+        future = call.future
+        if future is not None and not future.done():
+            future.set_result(payload)
+        if self.waiters:
+            self._admit()
+
+    def on_failure(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """An error came."""
+        try:
+            failure = envelope.decode_failure(payload)
+        except envelope.DecodeError as error:
+            raise ProtocolError(f"the failure of call {call_id} cannot be decoded: {error}") from None
+        call = self.pending.pop(call_id, None)
+        if call is None:
+            raise ProtocolError(f"the peer failed call {call_id}, which is not under way")
+        if call.future is not None and not call.future.done():
+            call.future.set_result(error_of(failure, call.method.contract))
+        if self.waiters:
+            self._admit()
+
+    # ---- what ends a call from this side ----
+
+    def abandon(self, future: "asyncio.Future[Answer]") -> None:
+        """The caller was cancelled: tells the peer, which still owes the end."""
+        found = next(((call_id, call) for call_id, call in self.pending.items() if call.future is future), None)
+        if found is None:
+            return  # it ended in this very tick
+        call_id, call = found
+        if self._channel.withdraw(REQUEST, call_id):
+            del self.pending[call_id]
+            self._admit()
+            return
+        call.future = None
+        self._channel.send(CANCEL, 0, 0, call_id, NO_DEADLINE, b"")
+
+    def _expire(self, now_ns: int) -> int:
+        earliest_ns = NEVER
+        for call_id, call in list(self.pending.items()):
+            if not call.deadline_ns or call.future is None:
+                continue
+            if call.deadline_ns > now_ns:
+                earliest_ns = min(earliest_ns, call.deadline_ns)
+                continue
+            sent = not self._channel.withdraw(REQUEST, call_id)
+            if not call.future.done():
+                call.future.set_result(
+                    DeadlineExceeded(
+                        f"{call.method.full_name} did not end before its deadline"
+                        + ("" if sent else "; it was never sent, since the peer takes no records")
+                    )
+                )
+            if sent:
+                call.future = None  # the peer has the same clock and the same deadline: it needs no cancel
+            else:
+                del self.pending[call_id]
+        return earliest_ns
+
+    def refuse_after(self, last_call_id: int, reason: str) -> None:
+        """Ends the calls that the peer will not take any more; they were not executed."""
+        for call_id in [call_id for call_id in self.pending if call_id > last_call_id]:
+            self._end(self.pending.pop(call_id), ConnectionLost(reason, maybe_executed=False))
+
+    def lose(self, reason: str) -> None:
+        """Ends all calls: the connection is gone. Says of each whether it may have been executed."""
+        self.ended = ConnectionLost(reason)
+        unread = {call_id for kind, call_id in self._channel.unread() if kind == REQUEST}
+        for call_id, call in self.pending.items():
+            taken = call_id not in unread
+            text = f"{reason}; {call.method.full_name} was " + ("under way there" if taken else "not taken yet")
+            self._end(call, ConnectionLost(text, maybe_executed=taken))
+        self._close()
+
+    def close(self, reason: str) -> None:
+        """Ends all calls: this side closes the connection."""
+        self.ended = Closed(reason)
+        for call in self.pending.values():
+            text = f"{reason} while {call.method.full_name} was under way"
+            self._end(call, Closed(text, maybe_executed=True))
+        self._close()
+
+    def _close(self) -> None:
+        self.pending.clear()
+        self.timer.close()
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _end(self, call: OutgoingCall, error: RpcError) -> None:
+        if call.future is not None and not call.future.done():
+            call.future.set_result(error)
+
+
+def forked_error() -> ForkedError:
+    """What a forked child gets."""
+    return ForkedError("this connection belongs to the parent process; connect again in the child")
+
+
+def wrong_loop_error(method: Named) -> WrongLoop:
+    """What a caller in another event loop gets."""
+    return WrongLoop(
+        f"{method.full_name} was called from another event loop, or another thread, than the one that connected"
+    )

@@ -1,0 +1,228 @@
+"""The event loop's side of doorbells: who is awake, who sleeps, and for how long to keep looking.
+
+One poller serves all channels of an event loop. A *sleeping* member costs nothing: its doorbell epoch is armed and the
+loop watches its fd. An *awake* member is looked at once in every turn of the loop, without blocking it, and goes back to
+sleep when its window has passed without work. While it is awake its peer skips the system call, and the message costs a
+cache line instead of a wake-up.
+
+The window adapts, in the manner of halt polling in hypervisors (Linux, Documentation/virt/kvm/halt-polling.rst): it
+doubles, up to `Polling.window_ns`, while looking pays, and halves to nothing while it does not; then a number of
+wake-ups must pass, twice as many after each vain try, before it is tried again. It is zero where the two processes have
+one CPU between them.
+"""
+
+import asyncio
+import os
+from time import monotonic_ns
+from typing import Final, Literal, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+from shmrpc.shm.doorbell import Doorbell
+from shmrpc.shm.ring import Consumer, watch
+
+Setting = Literal["adaptive", "never"] | float
+
+WINDOW_NS: Final = 50_000
+"""The longest adaptive window: about what waking a sleeping process costs on a virtual machine."""
+LOOK_NS: Final = 3_000
+"""How long one look may last; a turn of an idle event loop costs about half of it."""
+BUSY_GAP_NS: Final = 15_000
+"""When the loop was away for longer than this, it has other work, and a look only glances."""
+SOON_NS: Final = 250_000
+"""Work that comes this soon after the last is worth looking for: two wake-ups, one at each side, and some slack."""
+PENALTY: Final = (8, 1024)
+"""How many wake-ups to sit out after looking did not pay: at first, and at most."""
+CPU_CHECK_NS: Final = 1_000_000_000
+
+
+class Polling(NamedTuple):
+    """The polling setting of a connection, resolved."""
+
+    window_ns: int
+    adaptive: bool
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Polling":
+        """Reads ``"adaptive"``, ``"never"`` or a fixed number of seconds.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        if setting == "adaptive":
+            return cls(WINDOW_NS, True)
+        if setting == "never":
+            return cls(0, False)
+        if isinstance(setting, (int, float)) and not isinstance(setting, bool) and 0 <= setting <= 1:
+            return cls(int(setting * 1e9), False)
+        raise ValueError(f"polling is 'adaptive', 'never' or seconds from 0 to 1, not {setting!r}")
+
+
+class Owner(Protocol):
+    """What a member does with its turn."""
+
+    def on_records(self) -> None:
+        """There may be records to take; takes a bounded number. Never raises."""
+
+    def on_rung(self) -> None:
+        """The doorbell rang: there may also be room for what waited. Never raises."""
+
+
+class Member:
+    """One channel in a poller."""
+
+    __slots__ = (
+        "_cpus_checked_ns",
+        "_limit_ns",
+        "adaptive",
+        "awake",
+        "consumer",
+        "doorbell",
+        "last_work_ns",
+        "owner",
+        "peer_pid",
+        "penalty",
+        "removed",
+        "sit_out",
+        "window_ns",
+    )
+
+    def __init__(self, owner: Owner, consumer: Consumer, doorbell: Doorbell, polling: Polling, peer_pid: int) -> None:
+        self.owner = owner
+        self.consumer = consumer
+        self.doorbell = doorbell
+        self.adaptive = polling.adaptive
+        self.peer_pid = peer_pid
+        self.awake = False
+        self.removed = False
+        self.last_work_ns = 0
+        self.penalty = PENALTY[0]
+        self.sit_out = 0
+        self._limit_ns = polling.window_ns
+        self._cpus_checked_ns = 0
+        self.window_ns = self._limit_ns
+
+    def paid(self, now_ns: int) -> None:
+        """Looking found work."""
+        self.last_work_ns = now_ns
+        if self.adaptive and self.window_ns < self._limit_ns and self.window_ns:
+            self.window_ns = min(self._limit_ns, self.window_ns * 2)
+            self.penalty = PENALTY[0]
+
+    def woken(self, now_ns: int) -> None:
+        """The doorbell rang a sleeping member: looking did not pay, or was not tried."""
+        soon = now_ns - self.last_work_ns < SOON_NS
+        self.last_work_ns = now_ns
+        if not self.adaptive:
+            return
+        if self.window_ns:
+            self.window_ns //= 2
+            if self.window_ns < self._limit_ns // 8:
+                self.window_ns = 0
+                self.sit_out = self.penalty
+                self.penalty = min(self.penalty * 2, PENALTY[1])
+        elif self.sit_out > 0:
+            self.sit_out -= 1
+        elif soon:
+            self.window_ns = self._limit_ns // 2
+        if self.window_ns and now_ns - self._cpus_checked_ns > CPU_CHECK_NS:
+            self.check_cpus(now_ns)
+
+    def check_cpus(self, now_ns: int) -> None:
+        """Sets the window to zero while both processes share one CPU; looking would only keep the peer from running."""
+        if not self.adaptive:
+            return
+        self._cpus_checked_ns = now_ns
+        if usable_cpus(self.peer_pid) == 1:
+            self.window_ns = 0
+            self.sit_out = PENALTY[0]
+
+
+def usable_cpus(peer_pid: int) -> int:
+    """On how many CPUs this process and its peer may run, taken together."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    try:
+        return len(cpus | os.sched_getaffinity(peer_pid)) if peer_pid > 0 else len(cpus)
+    except OSError:  # it is gone, or in a namespace that this process cannot see
+        return len(cpus)
+
+
+class Poller:
+    """All channels of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._awake: list[Member] = []
+        self._consumers: list[Consumer] = []  # of `_awake`, for the native look
+        self._scheduled = False
+        self._last_look_ns = 0
+
+    def __repr__(self) -> str:
+        return f"<Poller {len(self._awake)} awake>"
+
+    def add(self, member: Member) -> None:
+        """Begins to serve a member. It starts awake."""
+        self._loop.add_reader(member.doorbell.fd, self._on_doorbell, member)
+        now_ns = member.last_work_ns = monotonic_ns()
+        member.check_cpus(now_ns)
+        self._wake(member)
+
+    def remove(self, member: Member) -> None:
+        """Forgets a member; to be called before its doorbell is closed."""
+        self._loop.remove_reader(member.doorbell.fd)
+        member.removed = True
+        if member.awake:
+            self._drop(member)
+
+    def _wake(self, member: Member) -> None:
+        member.awake = True
+        self._awake.append(member)
+        self._consumers.append(member.consumer)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._look)
+
+    def _drop(self, member: Member) -> None:
+        member.awake = False
+        index = self._awake.index(member)
+        del self._awake[index], self._consumers[index]
+
+    def _on_doorbell(self, member: Member) -> None:
+        # In this order: clear, disarm, look. A ring that comes after the clear stays for the next turn.
+        member.doorbell.clear()
+        if member.awake:
+            member.owner.on_rung()
+            return
+        member.consumer.disarm()
+        member.woken(monotonic_ns())
+        member.owner.on_rung()
+        if not member.removed:  # after its work was started, so that a look comes behind it in the loop's queue
+            self._wake(member)
+
+    def _look(self) -> None:
+        began_ns = monotonic_ns()
+        look_ns = LOOK_NS if began_ns - self._last_look_ns < BUSY_GAP_NS else 0
+        found = self._consumers and watch(self._consumers, look_ns if self._awake[0].window_ns else 0)
+        for member in tuple(self._awake):
+            if found and member.consumer.ready():
+                member.paid(began_ns)
+                member.owner.on_records()
+            elif began_ns - member.last_work_ns >= member.window_ns and not member.removed and member.consumer.arm():
+                self._drop(member)
+        if self._awake:
+            self._last_look_ns = monotonic_ns()
+            self._loop.call_soon(self._look)
+        else:
+            self._scheduled = False
+
+
+_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, Poller] = WeakKeyDictionary()
+
+
+def poller_of(loop: asyncio.AbstractEventLoop) -> Poller:
+    """The poller of an event loop, made on first use."""
+    poller = _pollers.get(loop)
+    if poller is None:
+        poller = _pollers[loop] = Poller(loop)
+    return poller

@@ -1,0 +1,86 @@
+"""The states of a call on either side, as tables. No I/O, no clock, no loop.
+
+The tables are the protocol: `outgoing` and `incoming` act on them, a test walks every path through them, and the diagrams
+of the documentation are drawn from them by `as_mermaid`.
+"""
+
+from enum import Enum
+from typing import Final
+
+from shmrpc.shm import envelope
+
+
+class Outgoing(Enum):
+    """A call as its caller's side sees it."""
+
+    OPEN = "open"
+    """The request is on its way, and somebody waits."""
+    ABANDONED = "abandoned"
+    """Nobody waits any more, or ever did (one-way); the peer still owes the end."""
+    ENDED = "ended"
+
+
+class Incoming(Enum):
+    """A call as its handler's side sees it."""
+
+    RUNNING = "running"
+    CANCELLED = "cancelled"
+    """The caller has gone; the handler was told, and has not ended yet."""
+    EXPIRED = "expired"
+    """The deadline has passed; the handler was told, and has not ended yet."""
+    STOPPED = "stopped"
+    """The server stops before the handler ended; the handler was told."""
+    ORPHANED = "orphaned"
+    """The connection is gone; there is nobody to answer."""
+    ENDED = "ended"
+
+
+class Event(Enum):
+    """What can happen to a call."""
+
+    ANSWER = "reply or failure"
+    GIVE_UP = "caller cancelled, or its deadline passed"
+    CANCEL = "cancel received"
+    EXPIRE = "deadline passed"
+    STOP = "grace time over"
+    LOSE = "connection lost"
+    FINISH = "handler ended"
+
+
+OUTGOING: Final[dict[tuple[Outgoing, Event], Outgoing]] = {
+    (Outgoing.OPEN, Event.ANSWER): Outgoing.ENDED,
+    (Outgoing.OPEN, Event.GIVE_UP): Outgoing.ABANDONED,
+    (Outgoing.OPEN, Event.LOSE): Outgoing.ENDED,
+    (Outgoing.ABANDONED, Event.ANSWER): Outgoing.ENDED,
+    (Outgoing.ABANDONED, Event.LOSE): Outgoing.ENDED,
+}
+
+INCOMING: Final[dict[tuple[Incoming, Event], Incoming]] = {
+    (Incoming.RUNNING, Event.FINISH): Incoming.ENDED,
+    (Incoming.RUNNING, Event.CANCEL): Incoming.CANCELLED,
+    (Incoming.RUNNING, Event.EXPIRE): Incoming.EXPIRED,
+    (Incoming.RUNNING, Event.STOP): Incoming.STOPPED,
+    (Incoming.CANCELLED, Event.FINISH): Incoming.ENDED,
+    (Incoming.EXPIRED, Event.FINISH): Incoming.ENDED,
+    (Incoming.STOPPED, Event.FINISH): Incoming.ENDED,
+    (Incoming.ORPHANED, Event.FINISH): Incoming.ENDED,
+    **{(state, Event.LOSE): Incoming.ORPHANED for state in Incoming if state is not Incoming.ENDED},
+}
+"""Pairs that are missing change nothing: a cancel for a call that has ended crossed its reply on the way."""
+
+ENDS_A_CALL: Final = frozenset((envelope.REPLY, envelope.FAILURE))
+
+
+def step_incoming(state: Incoming, event: Event) -> Incoming:
+    """The state after an event; the same when the event means nothing to it."""
+    return INCOMING.get((state, event), state)
+
+
+def as_mermaid(table: dict[tuple[Outgoing, Event], Outgoing] | dict[tuple[Incoming, Event], Incoming]) -> str:
+    """A table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2"]
+    first = next(iter(table))[0]
+    lines.append(f"    [*] --> {first.value}")
+    for (state, event), after in table.items():
+        lines.append(f"    {state.value} --> {'[*]' if after.value == 'ended' else after.value}: {event.value}")
+    return "\n".join(lines)

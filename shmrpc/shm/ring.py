@@ -1,0 +1,59 @@
+"""Record rings and release rings: the native core, opened for the two segments of a channel.
+
+The classes are C (``_native/ring.h`` has the algorithm and its ordering points); this file says where in the segments they
+lie and what their answers mean.
+"""
+
+from typing import Final
+
+from shmrpc._native import Consumer, Producer, Reaper, Releaser, RingCorrupt, watch
+from shmrpc.shm.layout import RING_OFFSET
+from shmrpc.shm.segment import Segment
+
+__all__ = [
+    "FULL",
+    "LARGE",
+    "RING",
+    "SENT",
+    "Consumer",
+    "Producer",
+    "Reaper",
+    "Releaser",
+    "RingCorrupt",
+    "open_consumer",
+    "open_producer",
+    "open_reaper",
+    "open_releaser",
+    "watch",
+]
+
+SENT: Final = 0
+"""`Producer.send`: published; the peer is awake, or has been rung already."""
+RING: Final = 1
+"""`Producer.send`: published; ring the doorbell."""
+FULL: Final = 2
+"""`Producer.send`: no room, nothing was written."""
+LARGE: Final = 3
+"""`Producer.send`: over the inline limit, nothing was written; send it through the slab."""
+
+
+def open_producer(own: Segment, peer: Segment) -> Producer:
+    """The sending end of my record ring."""
+    geometry = own.geometry
+    return Producer(own.mapping, peer.mapping, RING_OFFSET, geometry.ring_bytes, geometry.inline_limit)
+
+
+def open_consumer(own: Segment, peer: Segment) -> Consumer:
+    """The receiving end of the peer's record ring."""
+    geometry = peer.geometry
+    return Consumer(own.mapping, peer.mapping, RING_OFFSET, geometry.ring_bytes, geometry.inline_limit)
+
+
+def open_releaser(own: Segment, peer: Segment) -> Releaser:
+    """The sending end of my release ring, for blocks of the peer's slab."""
+    return Releaser(own.mapping, peer.mapping, own.geometry.release_offset, own.geometry.release_entries)
+
+
+def open_reaper(own: Segment, peer: Segment) -> Reaper:
+    """The receiving end of the peer's release ring, for blocks of my slab."""
+    return Reaper(own.mapping, peer.mapping, peer.geometry.release_offset, peer.geometry.release_entries)

@@ -1,0 +1,220 @@
+"""One connection's life, from the finished handshake to its end, on either side.
+
+Owns the channel, the control socket and the watch on the peer's process; routes records to the calls that this side makes
+(`outgoing`) and serves (`incoming`). However it ends, every call on it ends, once, and everything it held is given back.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from shmrpc.context import Peer
+from shmrpc.errors import ProtocolError
+from shmrpc.shm import envelope
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.incoming import IncomingCalls
+from shmrpc.shm.layout import RECORD_HEADER
+from shmrpc.shm.liveness import ProcessWatch
+from shmrpc.shm.outgoing import OutgoingCalls
+from shmrpc.shm.poller import Member, Polling, poller_of
+from shmrpc.shm.settings import Settings
+
+log: Final = logging.getLogger("shmrpc")
+
+OnRecord = Callable[[int, int, int, int, bytes], None]
+
+
+class Session:
+    """One end of a live connection. Belongs to the event loop that it was made in."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        sock: socket.socket,
+        peer: Peer,
+        settings: Settings,
+        on_end: Callable[["Session"], None],
+        on_drain: Callable[["Session"], None] | None = None,
+    ) -> None:
+        self.peer: Final = peer
+        self.channel: Final = channel
+        self.outgoing: OutgoingCalls | None = None
+        self.incoming: IncomingCalls | None = None
+        self.ended = False
+        self.draining = False
+        """Whether the peer has said that it takes no more calls."""
+        self._loop = loop
+        self._sock = sock
+        self._settings = settings
+        self._on_end = on_end
+        self._on_drain = on_drain
+        self._budget = settings.drain_budget
+        self._watch: ProcessWatch | None = None
+        self._member = Member(self, channel.consumer, channel.doorbell, Polling.of(settings.polling), peer.pid)
+        self._on_record: list[OnRecord] = [self._on_unexpected] * 256
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "draining" if self.draining else "live"
+        return f"<Session {state} with {self.peer}, {self.outgoing or self.incoming!r}>"
+
+    def start(
+        self,
+        *,
+        pidfd: int | None,
+        outgoing: OutgoingCalls | None = None,
+        incoming: IncomingCalls | None = None,
+    ) -> None:
+        """Begins to carry calls. Takes over the pidfd."""
+        if outgoing is not None:
+            self.outgoing = outgoing
+            self._on_record[envelope.REPLY] = outgoing.on_reply
+            self._on_record[envelope.FAILURE] = outgoing.on_failure
+            self._on_record[envelope.GOAWAY] = self._on_goaway
+        if incoming is not None:
+            self.incoming = incoming
+            self._on_record[envelope.REQUEST] = incoming.on_request
+            self._on_record[envelope.CANCEL] = incoming.on_cancel
+        _live.add(self)
+        self._loop.add_reader(self._sock.fileno(), self._on_socket)
+        if pidfd is not None:
+            self._watch = ProcessWatch(self._loop, pidfd, self._on_exit)
+        poller_of(self._loop).add(self._member)
+
+    # ---- records ----
+
+    def on_records(self) -> None:
+        """Takes the records that came, at most the drain budget. Never raises."""
+        channel = self.channel
+        on_record = self._on_record
+        try:
+            for kind, flags, method, call_id, deadline_ns, payload in channel.take(self._budget):
+                if flags & 1:  # envelope.IN_BLOCK
+                    payload = channel.open_block(payload)
+                    flags ^= 1
+                on_record[kind](flags, method, call_id, deadline_ns, payload)
+                if self.ended:
+                    return
+            if channel.outbox:
+                channel.flush()
+        except ProtocolError as error:
+            self.cut(error)
+        except Exception as error:  # a bug of ours must not stop the poller, which serves other sessions too
+            log.exception("the session with %s failed", self.peer)
+            self.cut(ProtocolError(f"the session failed: {type(error).__name__}: {error}"))
+        if self.draining:
+            self._end_if_drained()
+
+    def on_rung(self) -> None:
+        """The doorbell rang: there are records, or room for those that waited."""
+        self.on_records()
+
+    def _on_unexpected(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        raise ProtocolError("the peer sent a record of a kind that this side does not take")
+
+    def _on_goaway(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        assert self.outgoing is not None
+        if not self.draining and self._on_drain is not None:
+            self._on_drain(self)
+        self.draining = True
+        self.outgoing.refuse_after(call_id, f"the server {self.peer} drains and did not take the call")
+
+    def _end_if_drained(self) -> None:
+        if not self.ended and self.outgoing is not None and not self.outgoing.pending:
+            self.lose(f"the server {self.peer} drained")
+
+    def go_away(self) -> None:
+        """Tells the peer that no call after the last one so far will be taken."""
+        if self.incoming is not None and not self.ended:
+            self.incoming.draining = True
+            try:
+                self.channel.send(envelope.GOAWAY, 0, 0, self.incoming.last_accepted, 0, b"")
+            except ProtocolError as error:
+                self.cut(error)
+
+    # ---- signs of the end ----
+
+    def _on_socket(self) -> None:
+        try:
+            chunk = self._sock.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lose(f"the connection to {self.peer} failed: {error}")
+            return
+        if chunk:
+            self.cut(ProtocolError("the peer sent bytes on the control socket after the handshake"))
+        else:
+            self.lose(f"the peer {self.peer} closed the connection")
+
+    def _on_exit(self) -> None:
+        self.lose(f"the peer {self.peer} died")
+
+    # ---- the end ----
+
+    def lose(self, reason: str) -> None:
+        """The peer has gone: takes what it still said, then ends every call and gives everything back."""
+        if self.ended:
+            return
+        for _ in range(self.channel.peer.geometry.ring_bytes // RECORD_HEADER // self._budget + 1):
+            if self.ended or not self.channel.consumer.ready():
+                break
+            self.on_records()
+        self._finish(lambda outgoing: outgoing.lose(reason))
+
+    def cut(self, error: ProtocolError) -> None:
+        """The peer broke the rules: ends this connection, and nothing else."""
+        if not self.ended:
+            log.warning("the connection with %s was cut: %s", self.peer, error)
+            self._finish(lambda outgoing: outgoing.lose(f"the connection to {self.peer} was cut: {error}"))
+
+    def close(self, reason: str) -> None:
+        """This side ends the connection; calls of its own that are under way end as `Closed`."""
+        self._finish(lambda outgoing: outgoing.close(reason))
+
+    def _finish(self, end_outgoing: Callable[[OutgoingCalls], None]) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        _live.discard(self)
+        poller_of(self._loop).remove(self._member)
+        self._loop.remove_reader(self._sock.fileno())
+        if self._watch is not None:
+            self._watch.close()
+        if self.outgoing is not None:
+            end_outgoing(self.outgoing)
+        if self.incoming is not None:
+            self.incoming.orphan()
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)  # a forked child may hold a copy, which close alone would leave open
+        except OSError:
+            log.debug("the socket to %s was gone already", self.peer)
+        self._sock.close()
+        self.channel.close()
+        self._on_end(self)
+
+    def fork_off(self) -> None:
+        """In a forked child: this copy is dead. Touches neither the loop nor the shared memory: both are the parent's."""
+        self.ended = True
+        if self.outgoing is not None:
+            self.outgoing.forked = True
+        if self._watch is not None:
+            self._watch.forget()
+        self._sock.close()
+        self.channel.close()
+
+
+_live: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _fork_off_all() -> None:
+    for session in list(_live):
+        session.fork_off()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_fork_off_all)

@@ -1,0 +1,64 @@
+"""The knobs of the shared-memory transport, with their defaults: one frozen value that both ends are made from."""
+
+import os
+from typing import Final, Literal
+
+import msgspec
+
+from shmrpc.shm import poller
+from shmrpc.shm.layout import Geometry
+
+UNMAPPED: Final = 65534
+"""The uid and gid that the kernel shows for one without a mapping into this user namespace (overflowuid)."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one endpoint behaves. Times are seconds, sizes bytes."""
+
+    polling: Literal["adaptive", "never"] | float = "adaptive"
+    """How long to look for work before sleeping: see `poller`."""
+    doorbell: Literal["auto", "eventfd", "pipe"] = "auto"
+    segment: Literal["auto", "memfd", "posix"] = "auto"
+    geometry: Geometry = Geometry()
+    max_message: int = 1 << 30
+    max_in_flight: int = 1024
+    """Calls under way at once, for each connection and direction."""
+    drain_budget: int = 64
+    """Records taken in one turn of the event loop."""
+    handshake_timeout: float = 5.0
+    max_connections: int = 1024
+    max_connections_per_uid: int = 64
+    """For each uid other than one's own."""
+    max_bytes_per_uid: int = 1 << 30
+    """Segment memory charged to a uid other than one's own until its processes are gone."""
+    max_segment_bytes: int = 16 << 20
+    """The largest base segment accepted from a peer."""
+    allow_uids: frozenset[int] | None = None
+    """Peers by uid; None: one's own and root."""
+    allow_gids: frozenset[int] = frozenset()
+    """Peers by primary gid, beside the uids."""
+    debug: bool = False
+    """Whether the text of unexpected errors goes to the caller."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
+        poller.Polling.of(self.polling)
+        for name in ("max_message", "max_in_flight", "drain_budget", "max_connections", "handshake_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if self.max_in_flight > MAX_IN_FLIGHT:
+            raise ValueError(f"max_in_flight is {self.max_in_flight}, the limit is {MAX_IN_FLIGHT}")
+
+    def why_refused(self, uid: int, gid: int) -> str | None:
+        """Why a peer with these credentials may not be talked to, or None when it may."""
+        allowed = self.allow_uids if self.allow_uids is not None else frozenset((os.getuid(), 0))
+        if uid in allowed or gid in self.allow_gids:
+            if UNMAPPED in (uid, gid) and uid not in (self.allow_uids or ()):
+                return f"uid {uid} is not mapped into this user namespace, so nobody knows who it is"
+            return None
+        names = ", ".join(map(str, sorted(allowed)))
+        groups = f" or gids {', '.join(map(str, sorted(self.allow_gids)))}" if self.allow_gids else ""
+        return f"uid {uid} (gid {gid}) is not allowed; allowed are uids {names}{groups} (allow_uids, allow_gids)"
+
+
+MAX_IN_FLIGHT: Final = 1 << 20

@@ -1,0 +1,108 @@
+"""The door to the shared-memory transport: says what this machine lacks before anything of it is imported.
+
+`import shmrpc` works everywhere, so nothing above this file imports `shmrpc.shm` at its top.
+"""
+
+import importlib
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from shmrpc.contract import Contract
+from shmrpc.errors import UnsupportedPlatform
+
+if TYPE_CHECKING:
+    from shmrpc.dispatch import Dispatcher
+    from shmrpc.shm.caller import Caller
+    from shmrpc.shm.link import Link
+    from shmrpc.shm.listener import Listener
+    from shmrpc.shm.settings import Settings
+
+
+def require_platform() -> None:
+    """Refuses a machine that cannot carry calls through shared memory.
+
+    Raises:
+        UnsupportedPlatform: names what is missing.
+    """
+    missing = [
+        name
+        for name, present in (
+            ("Linux", sys.platform == "linux"),
+            ("SO_PEERCRED", hasattr(socket, "SO_PEERCRED")),
+            ("pidfd_open", hasattr(os, "pidfd_open")),
+        )
+        if not present
+    ]
+    if not missing:
+        try:
+            importlib.import_module("shmrpc._native")
+        except ImportError as error:
+            missing.append(f"the extension module shmrpc._native ({error}); reinstall with a C compiler at hand")
+    if missing:
+        raise UnsupportedPlatform(f"shared-memory transport needs {', '.join(missing)}, which this machine lacks")
+
+
+def make_settings(values: dict[str, Any]) -> "Settings":
+    """The transport's settings from keyword arguments.
+
+    Raises:
+        TypeError: there is no such setting.
+        ValueError: a value cannot work.
+    """
+    require_platform()
+    from shmrpc.shm.settings import Settings
+
+    if unknown := sorted(set(values) - set(Settings.__struct_fields__)):
+        known = ", ".join(sorted(Settings.__struct_fields__))
+        raise TypeError(f"there is no setting {unknown[0]!r}; there are {known}")
+    for name in ("allow_uids", "allow_gids"):
+        if values.get(name) is not None:
+            values = {**values, name: frozenset(values[name])}
+    return Settings(**values)
+
+
+def make_link(
+    contract: Contract | None,
+    where: str | os.PathLike[str],
+    *,
+    wait: float,
+    reconnect_timeout: float,
+    settings: dict[str, Any],
+) -> "Link":
+    """The client's transport for an address."""
+    made = make_settings(settings)
+    from shmrpc.shm import address
+    from shmrpc.shm.link import Link
+
+    return Link(contract, address.path_of(where), made, wait=wait, reconnect_timeout=reconnect_timeout)
+
+
+def make_caller(where: str | os.PathLike[str]) -> "Caller":
+    """A connection to a server whose contracts are not at hand."""
+    link = make_link(None, where, wait=0.0, reconnect_timeout=0.0, settings={})
+    from shmrpc.shm.caller import Caller
+
+    return Caller(link)
+
+
+def make_listener(
+    dispatcher: "Dispatcher",
+    where: str | os.PathLike[str],
+    *,
+    mode: int,
+    fd: int | None,
+    settings: "Settings",
+) -> "Listener":
+    """A server's listener: on a new socket at an address, or on an inherited one."""
+    from shmrpc.shm import address
+    from shmrpc.shm.listener import Listener
+
+    path = address.path_of(where)
+    if fd is None:
+        sock = address.listen(path, mode, backlog=256)
+    else:
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+    return Listener(dispatcher, sock, path, owns_path=fd is None, settings=settings)

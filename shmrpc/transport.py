@@ -1,0 +1,40 @@
+"""The seam between calls and how they travel.
+
+A transport carries whole calls, not bytes: shared memory carries a call as records, gRPC as a gRPC call, `local` runs it in
+the process. Above this line nobody knows which.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from shmrpc.context import CallOptions, Peer
+from shmrpc.contract import Method
+
+StubMethod = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class Transport(Protocol):
+    """The client's side of a connection: what stubs call."""
+
+    def bind(self, method: Method, options: CallOptions) -> StubMethod:
+        """A coroutine function with the method's parameters, which makes one call each time it is awaited.
+
+        It ends in exactly one of: the result; a typed `RpcError`; `DeadlineExceeded`; `asyncio.CancelledError`, with the
+        handler cancelled too; `Unavailable`.
+        """
+        ...
+
+    async def open(self) -> None:
+        """Makes the connection; returns when calls can be made.
+
+        Raises:
+            Unavailable: nobody answers at the address.
+            HandshakeError: somebody does, and the two do not agree.
+        """
+
+    async def close(self) -> None:
+        """Ends the connection and every call on it. Idempotent."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """The process on the other side; None while there is no connection."""
