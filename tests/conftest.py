@@ -61,15 +61,25 @@ def _children() -> set[str]:
     }
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+_before = pytest.StashKey[Held]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Notes what is held before any fixture of the test is made, its event loop included."""
+    gc.collect()
+    item.stash[_before] = Held()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Fails a test that leaves an fd, a shared mapping, a thread or a child process behind."""
+    result = yield
     gc.collect()
-    before = Held()
-    yield
-    gc.collect()
-    left = Held().left_since(before)
+    left = Held().left_since(item.stash[_before])
     assert not left, f"the test left behind: {left}"
+    return result
 
 
 @pytest.fixture
