@@ -26,6 +26,7 @@
 A subclass declared in a contract's module, with its fields as a dataclass, arrives at the caller as itself.
 """
 
+import copyreg
 from enum import IntEnum
 from typing import Any, Final
 
@@ -80,6 +81,10 @@ class RpcError(Exception):
                 raise ValueError("an RpcError cannot have code OK")
             self.code = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not through __init__: a dataclass takes its fields there, and `args` lacks those that were given by keyword.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
     def __str__(self) -> str:
         if hasattr(self, "__dataclass_fields__"):
             return repr(self)
@@ -119,12 +124,12 @@ class Internal(RpcError, code=Code.INTERNAL):
 class Unavailable(RpcError, code=Code.UNAVAILABLE):
     """The call could not be carried to its end."""
 
-    maybe_executed: bool
+    maybe_executed: bool = False
+    """False: the handler certainly did not start, and the call may be repeated. True: it may have."""
 
     def __init__(self, message: str = "", *, maybe_executed: bool = False) -> None:
         super().__init__(message)
         self.maybe_executed = maybe_executed
-        """False: the handler certainly did not start, and the call may be repeated. True: it may have."""
 
 
 class ConnectFailed(Unavailable):

@@ -34,17 +34,21 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
 
 @cache
 def declared_errors(contract: type) -> dict[str, type[RpcError]]:
-    """The error classes that can be seen in a contract's module, by name, without shmrpc's own."""
-    module = sys.modules.get(contract.__module__)
+    """The error classes that can be seen in a contract's module or its bases', by name, without shmrpc's own."""
+    modules = [sys.modules.get(base.__module__) for base in reversed(contract.__mro__)]
     return {
         cls.__name__: cls
-        for cls in vars(module or object).values()
+        for module in modules
+        for cls in list(vars(module or object).values())
         if isinstance(cls, type) and issubclass(cls, RpcError) and cls.__module__ != RpcError.__module__
     }
 
 
 def failure_of(error: BaseException, contract: type, method: str, *, what: str = "failed", debug: bool) -> Failure:
-    """What the caller is told of an exception that a handler raised; `what` says in public words what went wrong."""
+    """What the caller is told of an exception that a handler raised; `what` says in public words what went wrong.
+
+    Never raises, whatever the exception is: a call that failed must not be left without an end.
+    """
     if not isinstance(error, RpcError):
         return _internal(error, method, what, debug=debug)
     declared = declared_errors(contract)
@@ -52,12 +56,23 @@ def failure_of(error: BaseException, contract: type, method: str, *, what: str =
         if declared.get(cls.__name__) is cls:
             try:
                 fields = msgspec.msgpack.encode(error) if dataclasses.is_dataclass(cls) else b""
-            except (TypeError, ValueError, RecursionError) as cause:
+            except Exception as cause:  # a field may be anything, or missing
                 log.error("%s: the fields of %s cannot be encoded: %s", method, cls.__name__, cause)
                 return _internal(error, method, "its error cannot be encoded", debug=debug)
-            return Failure(error.code, str(error), cls.__name__, fields)
-    maybe_executed = error.maybe_executed if isinstance(error, Unavailable) else True
-    return Failure(error.code, str(error), maybe_executed=maybe_executed)
+            return Failure(_code(error), _text(error), cls.__name__, fields)
+    return Failure(_code(error), _text(error))
+
+
+def _code(error: RpcError) -> Code:
+    return error.code if isinstance(error.code, Code) else Code.UNKNOWN  # a subclass may have a field of that name
+
+
+def _text(error: BaseException) -> str:
+    """An exception's text; what UTF-8 cannot carry, like a path that is no text, is escaped."""
+    try:
+        return str(error).encode(errors="backslashreplace").decode()
+    except Exception as cause:  # __str__ is arbitrary code
+        return f"{type(error).__name__} (its text cannot be had: {type(cause).__name__})"
 
 
 def _internal(error: BaseException, method: str, what: str, *, debug: bool) -> Failure:
@@ -65,7 +80,7 @@ def _internal(error: BaseException, method: str, what: str, *, debug: bool) -> F
     log.error("%s: %s, correlation id %s", method, what, correlation_id, exc_info=error)
     text = f"{method}: {what}; the server's log has the reason under correlation id {correlation_id}"
     if debug:
-        text += f": {type(error).__name__}: {error}"
+        text += f": {type(error).__name__}: {_text(error)}"
     return Failure(Code.INTERNAL, text, correlation_id=correlation_id)
 
 
@@ -75,7 +90,7 @@ def error_of(failure: Failure, contract: type) -> RpcError:
     if cls is not None:
         try:
             return _rebuild(cls, failure)
-        except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as cause:
+        except Exception as cause:  # the peer's bytes, and a constructor that is arbitrary code
             return ContractMismatch(f"{failure.message} (the fields of {failure.type} do not fit: {cause})")
     error = error_for(failure.code, failure.message)
     if isinstance(error, Internal):
@@ -87,7 +102,11 @@ def error_of(failure: Failure, contract: type) -> RpcError:
 
 def _rebuild(cls: type[RpcError], failure: Failure) -> RpcError:
     if not dataclasses.is_dataclass(cls):
-        return cls(failure.message)
+        # Not through the constructor, which may take something else than the text.
+        error = cls.__new__(cls, failure.message)
+        if failure.code != cls.code:
+            error.code = Code(failure.code)
+        return error
     decoded: Any = msgspec.msgpack.decode(failure.fields, type=cls)
     # Through the constructor: what msgspec makes of an exception class has no args, and cannot be pickled or copied.
     initial = {field.name: getattr(decoded, field.name) for field in dataclasses.fields(cls) if field.init}

@@ -4,6 +4,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include "ring.h"
 #include "wake.h"
@@ -14,6 +15,8 @@ struct native_state {
     PyTypeObject *consumer;
     PyTypeObject *releaser;
     PyTypeObject *reaper;
+    PyTypeObject *pending_call;
+    PyObject *cancelled_error; /* asyncio.CancelledError */
 };
 
 /* The two mappings that every object of this module works on. Acquired in tp_new, released by close() or dealloc. */
@@ -46,6 +49,10 @@ PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint
 
 int add_ring_types(PyObject *module, struct native_state *state);
 int add_release_types(PyObject *module, struct native_state *state);
+int add_call_types(PyObject *module, struct native_state *state);
+
+/* Ends a PendingCall and runs its waiter at once; in loop callbacks only. -1: the waiter raised what the loop must see. */
+int pending_call_answer(PyObject *call, PyObject *answer);
 PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -97,6 +97,8 @@ static int add_constants(PyObject *module)
         {"RECORD_HEADER", SHM_RECORD_HEADER},
         {"RECORD_ALIGN", SHM_RECORD_ALIGN},
         {"KIND_PAD", SHM_KIND_PAD},
+        {"KIND_REPLY", SHM_KIND_REPLY},
+        {"FLAG_IN_BLOCK", SHM_FLAG_IN_BLOCK},
         {"RELEASE_ENTRY", SHM_RELEASE_ENTRY},
     };
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
@@ -112,7 +114,8 @@ static int module_exec(PyObject *module)
                                                "The peer wrote what the layout does not allow.", PyExc_ValueError, NULL);
     if (!state->corrupt || PyModule_AddObjectRef(module, "RingCorrupt", state->corrupt) < 0)
         return -1;
-    if (add_constants(module) < 0 || add_ring_types(module, state) < 0 || add_release_types(module, state) < 0)
+    if (add_constants(module) < 0 || add_ring_types(module, state) < 0 || add_release_types(module, state) < 0 ||
+        add_call_types(module, state) < 0)
         return -1;
     return 0;
 }
@@ -125,6 +128,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->consumer);
     Py_VISIT(state->releaser);
     Py_VISIT(state->reaper);
+    Py_VISIT(state->pending_call);
+    Py_VISIT(state->cancelled_error);
     return 0;
 }
 
@@ -136,6 +141,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->consumer);
     Py_CLEAR(state->releaser);
     Py_CLEAR(state->reaper);
+    Py_CLEAR(state->pending_call);
+    Py_CLEAR(state->cancelled_error);
     return 0;
 }
 

@@ -310,6 +310,152 @@ static PyObject *consumer_take(ConsumerObject *self, PyObject *budget_object)
     return records;
 }
 
+enum { DISPATCH_CHUNK = 64, DISPATCH_KINDS = 128 };
+
+struct taken {
+    struct shm_record record;
+    PyObject *payload;
+};
+
+/* Copies out up to `most` records and gives their room back; -1 on error. */
+static int take_chunk(ConsumerObject *self, struct taken *chunk, long most)
+{
+    int count = 0;
+    while (count < most) {
+        struct shm_consumer before = self->ring;
+        const uint8_t *payload;
+        enum shm_status status = shm_consumer_take(&self->ring, &chunk[count].record, &payload);
+        uint32_t length = chunk[count].record.length;
+        if (status == SHM_OK && (Py_ssize_t)length > self->inline_limit)
+            status = SHM_BAD_RECORD;
+        if (status == SHM_EMPTY)
+            break;
+        if (status != SHM_OK) {
+            self->ring = before;
+            if (count)
+                break; /* what came before is good; the next call raises */
+            raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.tail_word),
+                          self->ring.committed + self->ring.size);
+            return -1;
+        }
+        chunk[count].payload = PyBytes_FromStringAndSize((const char *)payload, (Py_ssize_t)length);
+        if (!chunk[count].payload) {
+            self->ring = before;
+            break;
+        }
+        count++;
+    }
+    if (shm_consumer_commit(&self->ring))
+        self->room_due |= (char)shm_ringer_must_ring(&self->room);
+    if (PyErr_Occurred()) {
+        while (count)
+            Py_DECREF(chunk[--count].payload);
+        return -1;
+    }
+    return count;
+}
+
+/* A plain reply to a call that somebody awaits. 1: answered; 0: not such a record; -1: the waiter raised. */
+static int answer_pending(PyTypeObject *pending_type, PyObject *pending, const struct taken *taken)
+{
+    if (taken->record.kind != SHM_KIND_REPLY || taken->record.flags)
+        return 0;
+    PyObject *call_id = PyLong_FromUnsignedLongLong(taken->record.call_id);
+    if (!call_id)
+        return -1;
+    PyObject *call = PyDict_GetItemWithError(pending, call_id); /* borrowed */
+    int answered = call ? 0 : PyErr_Occurred() ? -1 : 0;
+    if (call && Py_IS_TYPE(call, pending_type)) {
+        Py_INCREF(call);
+        answered = PyDict_DelItem(pending, call_id);
+        if (answered == 0)
+            answered = pending_call_answer(call, taken->payload) < 0 ? -1 : 1;
+        Py_DECREF(call);
+    }
+    Py_DECREF(call_id);
+    return answered;
+}
+
+static int call_handler(PyObject *handlers, const struct taken *taken)
+{
+    const struct shm_record *record = &taken->record;
+    if (record->kind >= DISPATCH_KINDS) {
+        PyErr_Format(PyExc_ValueError, "a record of kind %d", record->kind);
+        return -1;
+    }
+    PyObject *handler = PyTuple_GET_ITEM(handlers, record->kind + (record->flags & SHM_FLAG_IN_BLOCK) * DISPATCH_KINDS);
+    PyObject *arguments[5] = {
+        PyLong_FromLong(record->flags),
+        PyLong_FromLong(record->method),
+        PyLong_FromUnsignedLongLong(record->call_id),
+        PyLong_FromUnsignedLongLong(record->deadline_ns),
+        taken->payload,
+    };
+    PyObject *result = NULL;
+    if (arguments[0] && arguments[1] && arguments[2] && arguments[3])
+        result = PyObject_Vectorcall(handler, arguments, 5, NULL);
+    for (int i = 0; i < 4; i++)
+        Py_XDECREF(arguments[i]);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3 || !PyTuple_CheckExact(args[1]) || PyTuple_GET_SIZE(args[1]) != 2 * DISPATCH_KINDS ||
+        !PyDict_CheckExact(args[2])) {
+        PyErr_Format(PyExc_TypeError, "dispatch takes a budget, a tuple of %d handlers and a dict", 2 * DISPATCH_KINDS);
+        return NULL;
+    }
+    long budget = PyLong_AsLong(args[0]);
+    if (budget == -1 && PyErr_Occurred())
+        return NULL;
+    PyTypeObject *pending_type = native_state_of(Py_TYPE(self))->pending_call;
+    PyObject *type = NULL, *value = NULL, *traceback = NULL; /* what a waiter raised: for the loop, after the others */
+    long total = 0;
+    bool broken = false;
+    Py_INCREF(self);
+    while (total < budget && !broken) {
+        if (!mapping_pair_check(&self->maps)) {
+            if (total) /* closed by what was dispatched */
+                PyErr_Clear();
+            broken = true;
+            break;
+        }
+        struct taken chunk[DISPATCH_CHUNK];
+        long most = budget - total < DISPATCH_CHUNK ? budget - total : DISPATCH_CHUNK;
+        int taken = take_chunk(self, chunk, most);
+        for (int i = 0; i < taken; i++) {
+            if (!broken) {
+                int answered = answer_pending(pending_type, args[2], &chunk[i]);
+                if (answered < 0) {
+                    if (!type)
+                        PyErr_Fetch(&type, &value, &traceback);
+                    PyErr_Clear();
+                } else if (answered == 0 && call_handler(args[1], &chunk[i]) < 0) {
+                    broken = true;
+                }
+            }
+            Py_DECREF(chunk[i].payload);
+        }
+        broken |= taken < 0;
+        if (taken < most)
+            break;
+        total += taken;
+    }
+    Py_DECREF(self);
+    if (type && !PyErr_Occurred()) {
+        PyErr_Restore(type, value, traceback);
+    } else {
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *consumer_ready(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(self->maps.open && shm_consumer_ready(&self->ring));
@@ -351,6 +497,11 @@ static PyMethodDef consumer_methods[] = {
     {"take", (PyCFunction)(void (*)(void))consumer_take, METH_O,
      PyDoc_STR("take(budget) -> [(kind, flags, method, call_id, deadline_ns, payload), ...]\n\n"
                "Copy out up to `budget` records and give their room back.")},
+    {"dispatch", (PyCFunction)(void (*)(void))consumer_dispatch, METH_FASTCALL,
+     PyDoc_STR("dispatch(budget, handlers, pending)\n\n"
+               "Take up to `budget` records. A plain reply answers the PendingCall of its id in the dict `pending`; for every\n"
+               "other record handlers[kind], or handlers[128 + kind] for a payload in a block, is called with\n"
+               "(flags, method, call_id, deadline_ns, payload). Call it from a loop callback: waiters run inside of it.")},
     {"ready", (PyCFunction)(void (*)(void))consumer_ready, METH_NOARGS, PyDoc_STR("Whether there is something to take.")},
     {"arm", (PyCFunction)(void (*)(void))consumer_arm, METH_NOARGS,
      PyDoc_STR("Declare 'ring me' and look once more. True: sleep; False: something came, and the epoch is disarmed.")},

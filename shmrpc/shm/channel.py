@@ -13,9 +13,11 @@ from shmrpc.errors import ProtocolError, ResourceExhausted
 from shmrpc.shm import envelope, ring
 from shmrpc.shm.doorbell import Doorbell, Ringer
 from shmrpc.shm.layout import GRANULE
+from shmrpc.shm.ring import PendingCall
 from shmrpc.shm.segment import Segment
 from shmrpc.shm.slab import ForgedRelease, Slab
 
+Handler = Callable[[int, int, int, int, bytes], None]
 Record = tuple[int, int, int, int, int, bytes]
 """kind, flags, method, call id, deadline in ns, payload."""
 
@@ -185,6 +187,20 @@ class Channel:
         if self.consumer.room_due:
             self._ringer.ring()
         return records
+
+    def dispatch(self, budget: int, handlers: tuple[Handler, ...], pending: dict[int, PendingCall]) -> None:
+        """Takes up to `budget` records and gives each to whom it belongs: see `Consumer.dispatch`.
+
+        Raises:
+            ProtocolError: the peer's ring or cursor is impossible, or a handler says that a record is.
+        """
+        consumer = self.consumer
+        try:
+            consumer.dispatch(budget, handlers, pending)
+        except ring.RingCorrupt as error:
+            raise ProtocolError(str(error)) from None
+        if consumer.room_due and not self._closed:
+            self._ringer.ring()
 
     def open_block(self, payload: bytes) -> bytes:
         """Copies a payload out of the peer's slab and sends the block home.

@@ -1,13 +1,11 @@
 """The calls that this side serves over one session: from the request until the reply is sent.
 
-Each call is a task with a context of its own. Exactly one reply or failure is sent for each request, one-way methods
-included, so that both sides count the same calls in flight.
+Each call runs in a context of its own, and as a task from its first wait on (see `eager`). Exactly one reply or failure is
+sent for each request, one-way methods included, so that both sides count the same calls in flight.
 """
 
 import asyncio
-import inspect
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
 from time import monotonic_ns
 from typing import Any, Final
@@ -29,6 +27,7 @@ from shmrpc.failure import Failure, failure_of
 from shmrpc.shm import envelope
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
+from shmrpc.shm.eager import Starter
 from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_METADATA, REPLY
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
 
@@ -43,6 +42,7 @@ class IncomingCall(msgspec.Struct, eq=False):
     call_id: int
     deadline_ns: int
     metadata: Metadata
+    as_json: bool
     state: Incoming = Incoming.RUNNING
     task: "asyncio.Task[None] | None" = None
 
@@ -64,11 +64,8 @@ class IncomingCall(msgspec.Struct, eq=False):
     def tell(self, event: Event) -> None:
         """Moves on in the protocol's table, and tells the handler by cancelling it if it was running undisturbed."""
         before, self.state = self.state, step_incoming(self.state, event)
-        if before is not Incoming.RUNNING or self.state is Incoming.RUNNING or (task := self.task) is None:
-            return
-        if _not_started(task):
-            self.calls.never_started(self)  # a task that is cancelled before its first step runs none of its code
-        task.cancel()
+        if before is Incoming.RUNNING and self.state is not Incoming.RUNNING and self.task is not None:
+            self.task.cancel()
 
 
 class IncomingCalls:
@@ -95,7 +92,7 @@ class IncomingCalls:
         self._channel = channel
         self._push = channel.push
         self._methods = methods
-        self._context = context
+        self._starter: Final = Starter[IncomingCall](loop, context, running, self._on_end)
         self._max_in_flight = max_in_flight
         self._debug = debug
         self._on_broken = on_broken
@@ -138,10 +135,17 @@ class IncomingCalls:
                 return
             if deadline_ns < self._timer.next_ns:
                 self._timer.advance(deadline_ns)
-        call = IncomingCall(self, served, call_id, deadline_ns, metadata)
+        call = IncomingCall(self, served, call_id, deadline_ns, metadata, bool(flags & AS_JSON))
         self.running[call_id] = call
-        encode = served.encode if not flags & AS_JSON else served.method.encode_json
-        _start(self._loop, call, self._serve(call, arguments, encode), self._context.copy())
+        try:
+            ended, result = self._starter.start(served.invoke(*arguments), call)
+        except BaseException as error:
+            self._fail(call, error)
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise  # KeyboardInterrupt and SystemExit are the loop's
+        else:
+            if ended:
+                self._succeed(call, result)
 
     def _open(self, payload: bytes, call_id: int) -> tuple[Metadata, bytes]:
         try:
@@ -160,26 +164,22 @@ class IncomingCalls:
         if (call := self.running.get(call_id)) is not None:
             call.tell(Event.CANCEL)
 
-    # ---- running a handler ----
+    # ---- how a handler ends ----
 
-    async def _serve(self, call: IncomingCall, arguments: tuple[Any, ...], encode: Callable[[Any], bytes]) -> None:
-        running.set(call)
-        try:
-            result = await call.served.invoke(*arguments)
-        except Exception as error:
+    def _on_end(self, call: IncomingCall, result: Any, error: BaseException | None) -> None:
+        if error is None:
+            self._succeed(call, result)
+        else:
             self._fail(call, error)
-            return
-        except BaseException as error:
-            self._fail(call, error)
-            if not isinstance(error, asyncio.CancelledError):
-                raise  # KeyboardInterrupt and SystemExit are the loop's
-            return
+
+    def _succeed(self, call: IncomingCall, result: Any) -> None:
+        served = call.served
         try:
-            payload = encode(result)
-        except Exception as error:  # whatever an encoder hook or a property of the result raises
+            payload = served.encode(result) if not call.as_json else served.method.encode_json(result)
+        except Exception as error:  # whatever a property of the result raises
             self._fail(call, error, "its result cannot be encoded")
-            return
-        self._answer(call, REPLY, payload)
+        else:
+            self._answer(call, REPLY, payload)
 
     def _answer(self, call: IncomingCall, kind: int, payload: bytes) -> None:
         call_id = call.call_id
@@ -208,10 +208,6 @@ class IncomingCalls:
             error = _status_of_cancellation(call)
         failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
         self._answer(call, FAILURE, envelope.encode_failure(failure))
-
-    def never_started(self, call: IncomingCall) -> None:
-        """A call was ended between its arrival and the first step of its task."""
-        self._fail(call, asyncio.CancelledError())
 
     def _refuse(self, call_id: int, error: RpcError, *, maybe_executed: bool = False) -> None:
         """Fails a call that has no handler (yet, or any more)."""
@@ -242,6 +238,7 @@ class IncomingCalls:
     def orphan(self) -> None:
         """The connection is gone: cancels every handler but those of one-way calls, whose callers wait for nothing."""
         self._timer.close()
+        self._starter.close()
         for call in list(self.running.values()):
             if call.served.method.oneway:
                 call.state = step_incoming(call.state, Event.LOSE)
@@ -264,31 +261,3 @@ def _status_of_cancellation(call: IncomingCall) -> RpcError:
         case Incoming.STOPPED:
             return Unavailable(f"{name} was cut off: the server stopped before it ended", maybe_executed=True)
     return Cancelled(f"{name} was cancelled")
-
-
-def _not_started(task: "asyncio.Task[None]") -> bool:
-    coroutine = task.get_coro()
-    return inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-
-
-if sys.version_info >= (3, 12):
-
-    def _start(
-        loop: asyncio.AbstractEventLoop,
-        call: IncomingCall,
-        serve: Coroutine[Any, Any, None],
-        context: Context,
-    ) -> None:
-        """Runs the handler up to its first wait at once, and the rest as a task."""
-        call.task = asyncio.Task(serve, loop=loop, context=context, eager_start=True)
-
-else:
-
-    def _start(
-        loop: asyncio.AbstractEventLoop,
-        call: IncomingCall,
-        serve: Coroutine[Any, Any, None],
-        context: Context,
-    ) -> None:
-        """Runs the handler as a task."""
-        call.task = asyncio.Task(serve, loop=loop, context=context)

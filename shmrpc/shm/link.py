@@ -120,11 +120,11 @@ class Link:
             if calls is None or always_slow or calls.congested or (number := calls.numbers.get(full_name)) is None:
                 answer = await self._call_slowly(method, options, len(args), deadline_ns, payload)
             else:
-                future = calls.start(method, number, 0, deadline_ns, payload)
+                pending = calls.start(method, number, 0, deadline_ns, payload)
                 try:
-                    answer = await future
+                    answer = await pending
                 except asyncio.CancelledError:
-                    calls.abandon(future)
+                    calls.abandon(pending)
                     raise
             if answer.__class__ is not bytes:  # quicker than isinstance, and this is the hot path
                 answer = await self._after_error(answer, method, options, len(args), deadline_ns, payload)
@@ -184,8 +184,11 @@ class Link:
             await calls.wait_for_credit(method, deadline_ns)
             if calls is self._calls and len(calls.pending) < calls.max_in_flight:
                 break
-        future = calls.start(method, number, flags, deadline_ns, payload, wait=not method.oneway)
-        return _NIL if method.oneway else await calls.finish(future)
+        pending = calls.start(method, number, flags, deadline_ns, payload)
+        if method.oneway:
+            pending.set_result(_NIL)  # nobody waits for it, but the peer owes its end, and it counts as in flight
+            return _NIL
+        return await calls.finish(pending)
 
     def _number(self, calls: OutgoingCalls, method: Method, given: int) -> int:
         number = calls.numbers.get(method.full_name)
@@ -289,7 +292,7 @@ class Link:
             session.close("the contracts do not match")
             raise
         self.offered = accepted.offered
-        calls = OutgoingCalls(loop, accepted.channel, numbers, in_flight)
+        calls = OutgoingCalls(loop, accepted.channel, numbers, in_flight, session.cut)
         session.start(pidfd=accepted.pidfd, outgoing=calls)
         self._session, self._calls = session, calls
 

@@ -1,17 +1,17 @@
 """The calls that this side makes over one session: from the request until the peer has ended them.
 
-Owns the correlation of replies with waiting futures and the credit for calls in flight. A call that its caller gave up
+Owns the correlation of replies with waiting callers and the credit for calls in flight. A call that its caller gave up
 stays here, abandoned, until the peer has ended it, so that both sides count the same calls in flight.
 
-A future's result is the reply's payload as bytes, or the RpcError that ended the call: not its exception, since an error
-that nobody comes to fetch, because the caller was cancelled in the same tick, is no mistake worth a warning.
+What a caller awaits gives the reply's payload as bytes, or the RpcError that ended the call: it does not raise it, since an
+error that nobody comes to fetch, because the caller was cancelled in the same tick, is no mistake worth a warning.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from threading import get_ident
 from typing import Final, Protocol
-
-import msgspec
 
 from shmrpc.context import NO_DEADLINE, remaining_seconds
 from shmrpc.errors import (
@@ -31,6 +31,7 @@ from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.envelope import CANCEL, REQUEST
 from shmrpc.shm.protocol import Outgoing
+from shmrpc.shm.ring import PendingCall, pending_call
 
 Answer = bytes | RpcError
 
@@ -49,32 +50,32 @@ class Named(Protocol):
         ...
 
 
-class OutgoingCall(msgspec.Struct):
-    """One call on its way. With a future it is OPEN, without one ABANDONED."""
-
-    future: "asyncio.Future[Answer] | None"
-    method: Named
-    deadline_ns: int
-
-    @property
-    def state(self) -> Outgoing:
-        """Its state in the protocol's table."""
-        return Outgoing.ABANDONED if self.future is None else Outgoing.OPEN
+def state_of(call: PendingCall) -> Outgoing:
+    """The state of a call that is under way, in the protocol's table: one that nobody awaits any more is abandoned."""
+    return Outgoing.ABANDONED if call.done() else Outgoing.OPEN
 
 
 class OutgoingCalls:
     """All calls that one session makes."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, channel: Channel, numbers: dict[str, int], max_in_flight: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        numbers: dict[str, int],
+        max_in_flight: int,
+        on_broken: Callable[[ProtocolError], None],
     ) -> None:
         self.numbers: Final = numbers
         """The server's number for each method, by full name."""
-        self.pending: Final[dict[int, OutgoingCall]] = {}
+        self.pending: Final[dict[int, PendingCall]] = {}
         self.waiters: Final[deque[asyncio.Future[None]]] = deque()
         self.max_in_flight: Final = max_in_flight
         self.timer: Final = DeadlineTimer(loop, self._expire)
         self._loop = loop
+        self._thread = get_ident()
+        self._loop_runs = loop.is_running
+        self._on_broken = on_broken
         self._channel = channel
         self._push = channel.push
         self._next_id = 1
@@ -90,10 +91,8 @@ class OutgoingCalls:
         """Whether a call would have to wait for credit."""
         return len(self.pending) >= self.max_in_flight or bool(self.waiters)
 
-    def start(
-        self, method: Named, number: int, flags: int, deadline_ns: int, payload: bytes, wait: bool = True
-    ) -> "asyncio.Future[Answer]":
-        """Sends a request. The future ends with the call; without `wait` it has ended already.
+    def start(self, method: Named, number: int, flags: int, deadline_ns: int, payload: bytes) -> PendingCall:
+        """Sends a request; await what it gives, and `abandon` it if that is cancelled.
 
         Raises:
             WrongLoop: the running event loop is not the session's.
@@ -101,39 +100,44 @@ class OutgoingCalls:
             ResourceExhausted: the request is larger than a message may be.
             ProtocolError: the peer's cursor is impossible.
         """
-        loop = self._loop
-        try:
-            here = asyncio.get_running_loop() is loop
-        except RuntimeError:  # a coroutine that goes on in a forked child has no running loop any more
-            here = False
-        if not here:
+        # Its loop runs, and in this thread: then it is the running loop. (asyncio.get_running_loop costs a system call.)
+        if get_ident() != self._thread or not self._loop_runs():
             raise forked_error() if self.forked else wrong_loop_error(method)
-        future: asyncio.Future[Answer] = loop.create_future()
         call_id = self._next_id
         self._next_id = call_id + 1
-        self.pending[call_id] = OutgoingCall(future if wait else None, method, deadline_ns)
+        self.pending[call_id] = call = pending_call(self._loop, call_id, method, deadline_ns)
         try:
             status = self._push(REQUEST, flags, number, call_id, deadline_ns, payload)
             if status:
                 self._channel.settle(status, (REQUEST, flags, number, call_id, deadline_ns, payload))
-        except BaseException as error:
+        except ResourceExhausted:
             del self.pending[call_id]
-            if isinstance(error, ValueError):  # the native core's word for a corrupt or closed channel
-                raise ProtocolError(str(error)) from None
             raise
-        if not wait:
-            future.set_result(b"")
-        elif deadline_ns and deadline_ns < self.timer.next_ns:
+        except (
+            ProtocolError,
+            ValueError,
+        ) as error:  # ValueError is the native core's word for a broken or closed channel
+            del self.pending[call_id]
+            raise self._broken(error) from None
+        if deadline_ns and deadline_ns < self.timer.next_ns:
             self.timer.advance(deadline_ns)
-        return future
+        return call
 
-    async def finish(self, future: "asyncio.Future[Answer]") -> Answer:
+    def _broken(self, error: Exception) -> RpcError:
+        if self.forked:
+            return forked_error()
+        broken = ProtocolError(str(error))
+        self._on_broken(broken)
+        return broken
+
+    async def finish(self, call: PendingCall) -> Answer:
         """Waits for the end of a call; a cancellation of the caller is passed on to the peer."""
         try:
-            return await future
+            answer: Answer = await call
         except asyncio.CancelledError:
-            self.abandon(future)
+            self.abandon(call)
             raise
+        return answer
 
     async def wait_for_credit(self, method: Named, deadline_ns: int) -> None:
         """Returns when one more call may be made; first come, first served.
@@ -155,28 +159,22 @@ class OutgoingCalls:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
             elif waiter.done():
-                self._admit()  # the credit that this one was given is used by now, or not at all
+                self.admit()  # the credit that this one was given is used by now, or not at all
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Lets the next one go that waits for credit, if there is some."""
         if self.waiters and len(self.pending) < self.max_in_flight:
             waiter = self.waiters.popleft()
             if waiter.done():
-                self._admit()
+                self.admit()
             else:
                 waiter.set_result(None)
 
     # ---- what the peer says ----
 
     def on_reply(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
-        """A result came."""
-        call = self.pending.pop(call_id, None)
-        if call is None:
-            raise ProtocolError(f"the peer replied to call {call_id}, which is not under way")
-        future = call.future
-        if future is not None and not future.done():
-            future.set_result(payload)
-        if self.waiters:
-            self._admit()
+        """A result came that the native core did not deliver itself."""
+        self._take(call_id).set_result(payload)
 
     def on_failure(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """An error came."""
@@ -184,55 +182,51 @@ class OutgoingCalls:
             failure = envelope.decode_failure(payload)
         except envelope.DecodeError as error:
             raise ProtocolError(f"the failure of call {call_id} cannot be decoded: {error}") from None
+        call = self._take(call_id)
+        if not call.done():
+            call.set_result(error_of(failure, call.method.contract))
+
+    def _take(self, call_id: int) -> PendingCall:
         call = self.pending.pop(call_id, None)
         if call is None:
-            raise ProtocolError(f"the peer failed call {call_id}, which is not under way")
-        if call.future is not None and not call.future.done():
-            call.future.set_result(error_of(failure, call.method.contract))
-        if self.waiters:
-            self._admit()
+            raise ProtocolError(f"the peer ended call {call_id}, which is not under way")
+        return call
 
     # ---- what ends a call from this side ----
 
-    def abandon(self, future: "asyncio.Future[Answer]") -> None:
+    def abandon(self, call: PendingCall) -> None:
         """The caller was cancelled: tells the peer, which still owes the end."""
-        found = next(((call_id, call) for call_id, call in self.pending.items() if call.future is future), None)
-        if found is None:
+        if self.pending.get(call.call_id) is not call:
             return  # it ended in this very tick
-        call_id, call = found
-        if self._channel.withdraw(REQUEST, call_id):
-            del self.pending[call_id]
-            self._admit()
+        if self._channel.withdraw(REQUEST, call.call_id):
+            del self.pending[call.call_id]
+            self.admit()
             return
-        call.future = None
-        self._channel.send(CANCEL, 0, 0, call_id, NO_DEADLINE, b"")
+        call.set_result(b"")
+        try:
+            self._channel.send(CANCEL, 0, 0, call.call_id, NO_DEADLINE, b"")
+        except ProtocolError as error:
+            self._on_broken(error)
 
     def _expire(self, now_ns: int) -> int:
         earliest_ns = NEVER
-        for call_id, call in list(self.pending.items()):
-            if not call.deadline_ns or call.future is None:
+        for call in list(self.pending.values()):
+            if not call.deadline_ns or call.done():
                 continue
             if call.deadline_ns > now_ns:
                 earliest_ns = min(earliest_ns, call.deadline_ns)
                 continue
-            sent = not self._channel.withdraw(REQUEST, call_id)
-            if not call.future.done():
-                call.future.set_result(
-                    DeadlineExceeded(
-                        f"{call.method.full_name} did not end before its deadline"
-                        + ("" if sent else "; it was never sent, since the peer takes no records")
-                    )
-                )
-            if sent:
-                call.future = None  # the peer has the same clock and the same deadline: it needs no cancel
-            else:
-                del self.pending[call_id]
+            text = f"{call.method.full_name} did not end before its deadline"
+            if self._channel.withdraw(REQUEST, call.call_id):
+                del self.pending[call.call_id]
+                text += "; it was never sent, since the peer took no records"
+            call.set_result(DeadlineExceeded(text))  # the peer has the same clock and deadline: it needs no cancel
         return earliest_ns
 
     def refuse_after(self, last_call_id: int, reason: str) -> None:
         """Ends the calls that the peer will not take any more; they were not executed."""
         for call_id in [call_id for call_id in self.pending if call_id > last_call_id]:
-            self._end(self.pending.pop(call_id), ConnectionLost(reason, maybe_executed=False))
+            self.pending.pop(call_id).set_result(ConnectionLost(reason, maybe_executed=False))
 
     def lose(self, reason: str) -> None:
         """Ends all calls: the connection is gone. Says of each whether it may have been executed."""
@@ -241,7 +235,7 @@ class OutgoingCalls:
         for call_id, call in self.pending.items():
             taken = call_id not in unread
             text = f"{reason}; {call.method.full_name} was " + ("under way there" if taken else "not taken yet")
-            self._end(call, ConnectionLost(text, maybe_executed=taken))
+            call.set_result(ConnectionLost(text, maybe_executed=taken))
         self._close()
 
     def close(self, reason: str) -> None:
@@ -249,7 +243,7 @@ class OutgoingCalls:
         self.ended = Closed(reason)
         for call in self.pending.values():
             text = f"{reason} while {call.method.full_name} was under way"
-            self._end(call, Closed(text, maybe_executed=True))
+            call.set_result(Closed(text, maybe_executed=True))
         self._close()
 
     def _close(self) -> None:
@@ -258,10 +252,6 @@ class OutgoingCalls:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _end(self, call: OutgoingCall, error: RpcError) -> None:
-        if call.future is not None and not call.future.done():
-            call.future.set_result(error)
 
 
 def forked_error() -> ForkedError:

@@ -6,7 +6,17 @@ lie and what their answers mean.
 
 from typing import Final
 
-from shmrpc._native import Consumer, Producer, Reaper, Releaser, RingCorrupt, watch
+from shmrpc._native import (
+    Consumer,
+    PendingCall,
+    Producer,
+    Reaper,
+    Releaser,
+    RingCorrupt,
+    first_step,
+    pending_call,
+    watch,
+)
 from shmrpc.shm.layout import RING_OFFSET
 from shmrpc.shm.segment import Segment
 
@@ -16,14 +26,17 @@ __all__ = [
     "RING",
     "SENT",
     "Consumer",
+    "PendingCall",
     "Producer",
     "Reaper",
     "Releaser",
     "RingCorrupt",
+    "first_step",
     "open_consumer",
     "open_producer",
     "open_reaper",
     "open_releaser",
+    "pending_call",
     "watch",
 ]
 

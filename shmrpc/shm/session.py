@@ -21,6 +21,7 @@ from shmrpc.shm.layout import RECORD_HEADER
 from shmrpc.shm.liveness import ProcessWatch
 from shmrpc.shm.outgoing import OutgoingCalls
 from shmrpc.shm.poller import Member, Polling, poller_of
+from shmrpc.shm.ring import PendingCall
 from shmrpc.shm.settings import Settings
 
 log: Final = logging.getLogger("shmrpc")
@@ -56,7 +57,8 @@ class Session:
         self._budget = settings.drain_budget
         self._watch: ProcessWatch | None = None
         self._member = Member(self, channel.consumer, channel.doorbell, Polling.of(settings.polling), peer.pid)
-        self._on_record: list[OnRecord] = [self._on_unexpected] * 256
+        self._handlers: tuple[OnRecord, ...] = ()
+        self._pending: dict[int, PendingCall] = {}
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "draining" if self.draining else "live"
@@ -70,15 +72,19 @@ class Session:
         incoming: IncomingCalls | None = None,
     ) -> None:
         """Begins to carry calls. Takes over the pidfd."""
+        handlers: dict[int, OnRecord] = {}
         if outgoing is not None:
             self.outgoing = outgoing
-            self._on_record[envelope.REPLY] = outgoing.on_reply
-            self._on_record[envelope.FAILURE] = outgoing.on_failure
-            self._on_record[envelope.GOAWAY] = self._on_goaway
+            self._pending = outgoing.pending
+            handlers[envelope.REPLY] = outgoing.on_reply
+            handlers[envelope.FAILURE] = outgoing.on_failure
+            handlers[envelope.GOAWAY] = self._on_goaway
         if incoming is not None:
             self.incoming = incoming
-            self._on_record[envelope.REQUEST] = incoming.on_request
-            self._on_record[envelope.CANCEL] = incoming.on_cancel
+            handlers[envelope.REQUEST] = incoming.on_request
+            handlers[envelope.CANCEL] = incoming.on_cancel
+        plain = [handlers.get(kind, self._on_unexpected) for kind in range(128)]
+        self._handlers = (*plain, *(self._from_block(handler) for handler in plain))
         _live.add(self)
         self._loop.add_reader(self._sock.fileno(), self._on_socket)
         if pidfd is not None:
@@ -90,15 +96,8 @@ class Session:
     def on_records(self) -> None:
         """Takes the records that came, at most the drain budget. Never raises."""
         channel = self.channel
-        on_record = self._on_record
         try:
-            for kind, flags, method, call_id, deadline_ns, payload in channel.take(self._budget):
-                if flags & 1:  # envelope.IN_BLOCK
-                    payload = channel.open_block(payload)
-                    flags ^= 1
-                on_record[kind](flags, method, call_id, deadline_ns, payload)
-                if self.ended:
-                    return
+            channel.dispatch(self._budget, self._handlers, self._pending)
             if channel.outbox:
                 channel.flush()
         except ProtocolError as error:
@@ -106,12 +105,25 @@ class Session:
         except Exception as error:  # a bug of ours must not stop the poller, which serves other sessions too
             log.exception("the session with %s failed", self.peer)
             self.cut(ProtocolError(f"the session failed: {type(error).__name__}: {error}"))
-        if self.draining:
-            self._end_if_drained()
+        outgoing = self.outgoing
+        if outgoing is not None:
+            if outgoing.waiters:
+                outgoing.admit()
+            if self.draining:
+                self._end_if_drained(outgoing)
 
     def on_rung(self) -> None:
         """The doorbell rang: there are records, or room for those that waited."""
         self.on_records()
+
+    def _from_block(self, handler: OnRecord) -> OnRecord:
+        """The same handler, for records whose payload is in a block."""
+
+        def handle(flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+            payload = self.channel.open_block(payload)
+            handler(flags & ~envelope.IN_BLOCK, method, call_id, deadline_ns, payload)
+
+        return handle
 
     def _on_unexpected(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         raise ProtocolError("the peer sent a record of a kind that this side does not take")
@@ -123,8 +135,8 @@ class Session:
         self.draining = True
         self.outgoing.refuse_after(call_id, f"the server {self.peer} drains and did not take the call")
 
-    def _end_if_drained(self) -> None:
-        if not self.ended and self.outgoing is not None and not self.outgoing.pending:
+    def _end_if_drained(self, outgoing: OutgoingCalls) -> None:
+        if not self.ended and not outgoing.pending:
             self.lose(f"the server {self.peer} drained")
 
     def go_away(self) -> None:

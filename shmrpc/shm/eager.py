@@ -1,0 +1,188 @@
+"""Starts handlers at once: a coroutine that ends without waiting never costs a task, one that waits goes on as a task.
+
+asyncio can do this by itself from Python 3.12 on (`eager_start`), at the price of a task for every coroutine. Here a *seat*
+is kept ready: a task that waits for nothing but a coroutine to carry on. While a handler runs its first step, the seat is
+what `asyncio.current_task()` gives, by asyncio's own means for foreign tasks (`_enter_task`, `_leave_task`; see "Extending
+asyncio" in Python's documentation). If the step ends the coroutine, the seat is kept for the next one. If it suspends,
+the seat carries it on, so that it is the same task from the first line of the handler to the last.
+"""
+
+import asyncio
+import inspect
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context, ContextVar
+from types import CoroutineType
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+
+from shmrpc.shm.ring import first_step
+
+Coro = Coroutine[Any, Any, Any]
+
+
+class Job(Protocol):
+    """What a coroutine is run for."""
+
+    task: "asyncio.Task[None] | None"
+
+
+J = TypeVar("J", bound=Job)
+
+
+class _Rest(NamedTuple):
+    """What is left of a coroutine after its first step. Awaited, it drives the coroutine to its end, in its context."""
+
+    coroutine: Coro
+    context: Context
+    awaited: Any
+    """What the first step yielded."""
+
+    def drive(self, thrown: BaseException | None) -> Generator[Any, Any, Any]:
+        """Goes on where the first step stopped; with `thrown`, by throwing that into the coroutine."""
+        coroutine, context, awaited = self
+        while True:
+            value = None
+            if thrown is None:
+                try:
+                    value = yield awaited
+                except BaseException as error:  # the task's cancellation, on its way into the coroutine
+                    thrown = error
+            try:
+                if thrown is None:
+                    awaited = context.run(coroutine.send, value)
+                else:
+                    cancellation, thrown = thrown, None
+                    awaited = context.run(coroutine.throw, cancellation)
+            except StopIteration as stop:
+                return stop.value
+
+
+class _Drive:
+    """Makes an awaitable of a generator."""
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, generator: Generator[Any, Any, Any]) -> None:
+        self._generator = generator
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._generator
+
+
+class _Seat(Generic[J]):
+    """A task in waiting."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, context: Context, on_end: Callable[[J, Any, BaseException | None], None]
+    ) -> None:
+        self.sits = False
+        self.job: J | None = None
+        self.rest: _Rest | None = None
+        self.taken: Final[asyncio.Future[None]] = loop.create_future()
+        self._on_end = on_end
+        self.task: Final = asyncio.Task(self._sit(), loop=loop, context=context, name="shmrpc handler")
+
+    def take(self, job: J, rest: _Rest) -> None:
+        """Carries on a job. Also when the seat was cancelled just now: then the job gets that cancellation."""
+        self.job, self.rest = job, rest
+        if not self.taken.done():
+            self.taken.set_result(None)
+
+    async def _sit(self) -> None:
+        self.sits = True
+        thrown: BaseException | None = None
+        try:
+            await self.taken
+        except asyncio.CancelledError as error:
+            thrown = error
+        if self.job is None or self.rest is None:
+            if thrown is not None:
+                raise thrown
+            return
+        await _finish(_Drive(self.rest.drive(thrown)), self.job, self._on_end)
+
+
+async def _finish(rest: Awaitable[Any], job: J, on_end: Callable[[J, Any, BaseException | None], None]) -> None:
+    """Awaits the rest of a job and reports its end."""
+    try:
+        result = await rest
+    except BaseException as error:
+        on_end(job, None, error)
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise  # KeyboardInterrupt and SystemExit are the loop's
+    else:
+        on_end(job, result, None)
+
+
+class Starter(Generic[J]):
+    """Starts coroutines in one event loop. `close` it, or its empty seat stays behind as a waiting task."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        variable: ContextVar[Any],
+        on_end: Callable[[J, Any, BaseException | None], None],
+    ) -> None:
+        self._loop = loop
+        self._context = context
+        self._variable = variable
+        self._on_end = on_end
+        self._seat: _Seat[J] | None = None
+
+    def start(self, coroutine: Awaitable[Any], job: J) -> tuple[bool, Any]:
+        """Runs a coroutine's first step, in a context of its own in which the starter's variable is the job.
+
+        Returns:
+            (True, the result) when that was all. Else (False, anything): the job's `task` is set and carries it on, and
+            `on_end` is called with the job and its result, or its exception, once.
+
+        Raises:
+            BaseException: what the first step raised.
+        """
+        seat = self._seat
+        if seat is None or not seat.sits:
+            if seat is None:
+                self._seat = _Seat(self._loop, self._context, self._on_end)
+            return self._start_as_task(coroutine, job)
+        if coroutine.__class__ is not CoroutineType:
+            coroutine = _as_coroutine(coroutine)
+        context = self._context.copy()
+        loop, task = self._loop, seat.task
+        _enter_task(loop, task)
+        try:
+            step = first_step(coroutine, context, self._variable, job)
+        finally:
+            _leave_task(loop, task)
+            if task.cancelling():  # the handler cancelled itself: this seat will not wait for another one
+                self._seat = None
+        if not step[0]:
+            self._seat = None
+            job.task = task
+            seat.take(job, _Rest(coroutine, context, step[1]))
+        return step
+
+    def _start_as_task(self, coroutine: Awaitable[Any], job: J) -> tuple[bool, Any]:
+        """While no seat is ready: all of the coroutine as a task, from the next turn of the loop on."""
+        context = self._context.copy()
+        context.run(self._variable.set, job)
+        whole = _finish(coroutine, job, self._on_end)
+        job.task = asyncio.Task(whole, loop=self._loop, context=context, name="shmrpc handler")
+
+        def check_started(task: "asyncio.Task[None]") -> None:
+            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()  # a task that is cancelled before its first step runs none of its code
+                self._on_end(job, None, asyncio.CancelledError())
+
+        job.task.add_done_callback(check_started)
+        return False, None
+
+    def close(self) -> None:
+        """Ends the empty seat."""
+        if self._seat is not None and not self._seat.taken.done():
+            self._seat.taken.set_result(None)
+        self._seat = None
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
