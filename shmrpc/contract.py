@@ -64,6 +64,10 @@ class Parameter(msgspec.Struct, frozen=True):
     type: schema.Description
     has_default: bool
 
+    def __post_init__(self) -> None:
+        """Refuses a malformed type; msgspec calls this for what came from a peer, too."""
+        schema.check(self.type)
+
     def __str__(self) -> str:
         return f"{self.name}: {schema.render(self.type)}" + (" = …" if self.has_default else "")
 
@@ -75,6 +79,10 @@ class Signature(msgspec.Struct, frozen=True):
     parameters: list[Parameter]
     result: schema.Description
     oneway: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a malformed type; msgspec calls this for what came from a peer, too."""
+        schema.check(self.result)
 
     def __str__(self) -> str:
         prefix = "oneway " if self.oneway else ""
@@ -88,6 +96,8 @@ class Signature(msgspec.Struct, frozen=True):
         for mine, theirs in zip(self.parameters, served.parameters, strict=False):
             if mine.name != theirs.name:
                 return f"parameter {mine.name!r} of the client is {theirs.name!r} at the server"
+            if mine.has_default and not theirs.has_default:
+                return f"parameter {mine.name!r} may be left out by the client and has no default at the server"
             if (why := schema.why_unreadable(mine.type, theirs.type, f"parameter {mine.name!r}")) is not None:
                 return why
         shared = min(len(self.parameters), len(served.parameters))
@@ -133,6 +143,11 @@ class Method:
         """Encodes a tuple of arguments, or a result."""
         self.decode_result: Final[Callable[[bytes], Any]] = msgspec.msgpack.Decoder(self.result_type).decode
         self._decode_arguments: Final = msgspec.msgpack.Decoder(self._arguments_type).decode
+        self.decode: Final[Callable[[bytes], tuple[Any, ...]]] = (
+            self._decode_and_fill if self._has_defaults else self._decode_arguments
+        )
+        """The hot half of `decode_arguments`: the same, with the decoder's own errors."""
+        self._check_defaults()
 
     def __repr__(self) -> str:
         return f"<Method {self.service}.{self.signature}>"
@@ -189,6 +204,18 @@ class Method:
             f"{self.name}_arguments", renamed, array_like=True, forbid_unknown_fields=True, module=__name__
         )
 
+    def _check_defaults(self) -> None:
+        for parameter, type_ in zip(self._parameters, self.argument_types, strict=True):
+            if parameter.default is parameter.empty:
+                continue
+            try:
+                msgspec.msgpack.decode(self.encode(parameter.default), type=type_)
+            except Exception as error:  # the encoder meets an arbitrary value
+                raise ContractError(
+                    f"{self.full_name}: parameter {parameter.name!r}: its default {parameter.default!r} does not fit its "
+                    f"annotation: {error}"
+                ) from error
+
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments of one call by position, without the trailing defaults that were not given.
 
@@ -213,11 +240,11 @@ class Method:
         """
         try:
             return self.encode(args)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        except Exception as error:  # the encoder meets arbitrary values
             for parameter, value in zip(self._parameters, args, strict=False):
                 try:
                     self.encode(value)
-                except (TypeError, ValueError, RecursionError, OverflowError) as cause:
+                except Exception as cause:
                     text = f"{self.full_name}: parameter {parameter.name!r} cannot be encoded: {cause}"
                     raise InvalidArgument(text) from cause
             raise InvalidArgument(f"{self.full_name}: the arguments cannot be encoded: {error}") from error
@@ -229,10 +256,15 @@ class Method:
             InvalidArgument: they do not fit; names the parameter.
         """
         try:
-            decoded: Any = self._json[0](payload) if json else self._decode_arguments(payload)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            if not json:
+                return self.decode(payload)
+            decoded: Any = self._json[0](payload)
+        except Exception as error:  # a type's __post_init__ is arbitrary code
             raise InvalidArgument(f"{self.full_name}: {self._blame(str(error))}; it is {self.signature}") from None
         return msgspec.structs.astuple(decoded) if self._has_defaults else decoded
+
+    def _decode_and_fill(self, payload: bytes) -> tuple[Any, ...]:
+        return msgspec.structs.astuple(self._decode_arguments(payload))
 
     def _blame(self, text: str) -> str:
         """A decoder's text with the place as the parameter's name: ``at `$[1][0]` `` becomes parameter 'top' [0]."""
@@ -299,11 +331,17 @@ def read(cls: type) -> Contract:
             if isinstance(member, FunctionType):
                 methods[name] = Method(cls, name, member, _hints(cls, name, member))
             elif is_protocol(cls) and isinstance(member, (property, classmethod, staticmethod)):
-                kind = type(member).__name__
-                raise ContractError(f"{cls.__name__}.{name}: a contract has methods only, and this is a {kind}")
+                raise _not_a_method(cls, name, f"a {type(member).__name__}")
+        for name in inspect.get_annotations(base) if is_protocol(cls) else ():
+            if not name.startswith("_"):
+                raise _not_a_method(cls, name, "an attribute")
     if not methods:
         raise ContractError(f"{cls.__name__} has no public methods, so it is no contract")
     return Contract(cls, methods)
+
+
+def _not_a_method(cls: type, name: str, what: str) -> ContractError:
+    return ContractError(f"{cls.__name__}.{name}: a contract has methods only, and this is {what}")
 
 
 def _hints(cls: type, name: str, function: FunctionType) -> dict[str, Any]:

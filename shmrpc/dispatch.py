@@ -40,6 +40,7 @@ class ServedMethod:
             raise ContractError(f"{method.full_name}: {type(implementation).__name__}.{method.name} is not callable")
         self.invoke: Final[Callable[..., Awaitable[Any]]] = _as_async(method, handler, threads)
         """Called with the decoded arguments by position; its awaitable gives the result."""
+        self.decode: Final = method.decode
         self.decode_arguments: Final = method.decode_arguments
         self.encode: Final = method.encode
 

@@ -87,12 +87,10 @@ def _internal(error: BaseException, method: str, what: str, *, debug: bool) -> F
 def error_of(failure: Failure, contract: type) -> RpcError:
     """The exception that the caller raises for a failure that came from the peer."""
     cls = declared_errors(contract).get(failure.type) if failure.type else None
-    if cls is not None:
-        try:
-            return _rebuild(cls, failure)
-        except Exception as cause:  # the peer's bytes, and a constructor that is arbitrary code
-            return ContractMismatch(f"{failure.message} (the fields of {failure.type} do not fit: {cause})")
-    error = error_for(failure.code, failure.message)
+    try:
+        error = _rebuild(cls, failure) if cls is not None else error_for(failure.code, failure.message)
+    except Exception as cause:  # the peer's bytes, and a constructor that is arbitrary code
+        return ContractMismatch(f"{failure.message} (the fields of {failure.type} do not fit: {cause})")
     if isinstance(error, Internal):
         error.correlation_id = failure.correlation_id
     if isinstance(error, Unavailable):
@@ -102,12 +100,11 @@ def error_of(failure: Failure, contract: type) -> RpcError:
 
 def _rebuild(cls: type[RpcError], failure: Failure) -> RpcError:
     if not dataclasses.is_dataclass(cls):
-        # Not through the constructor, which may take something else than the text.
-        error = cls.__new__(cls, failure.message)
-        if failure.code != cls.code:
-            error.code = Code(failure.code)
-        return error
-    decoded: Any = msgspec.msgpack.decode(failure.fields, type=cls)
-    # Through the constructor: what msgspec makes of an exception class has no args, and cannot be pickled or copied.
-    initial = {field.name: getattr(decoded, field.name) for field in dataclasses.fields(cls) if field.init}
-    return cls(**initial)
+        error = cls.__new__(cls, failure.message)  # not through the constructor, which may take anything but the text
+    else:
+        decoded: Any = msgspec.msgpack.decode(failure.fields, type=cls)
+        # Through the constructor: what msgspec makes of an exception class has no args.
+        error = cls(**{field.name: getattr(decoded, field.name) for field in dataclasses.fields(cls) if field.init})
+    if isinstance(error.code, Code) and error.code != failure.code:
+        error.code = Code(failure.code)  # the handler set another one than its class has
+    return error

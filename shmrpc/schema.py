@@ -5,17 +5,19 @@ another. Knows nothing of methods or of the wire: `contract` builds on this.
 
 A description is a list ``[kind, …]`` of msgpack-friendly values. The rule follows msgspec's own reading rules
 (https://jcristharif.com/msgspec/supported-types.html): a reader's extra fields need defaults, a writer's extra fields
-are skipped, integers can be read as floats.
+are skipped unless the reader is closed, integers can be read as floats.
 """
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any, Final
 
 import msgspec
 from msgspec import inspect as mi
 
 Description = list[Any]
-"""``[kind]``, ``[kind, item, …]`` for containers, ``["object", name, tag, fields]`` for named records."""
+"""``[kind]``, ``[kind, item, …]`` for containers, ``["object", name, tag, fields, closed]`` for named records; a closed one
+refuses fields that it does not know."""
 
 _SIMPLE: Final[dict[type[mi.Type], str]] = {
     mi.AnyType: "any",
@@ -34,6 +36,8 @@ _SIMPLE: Final[dict[type[mi.Type], str]] = {
     mi.UUIDType: "UUID",
     mi.DecimalType: "Decimal",
 }
+
+_COMPOUND: Final = frozenset(("list", "dict", "tuple", "union", "object", "array", "literal", "ref"))
 
 
 class UnsupportedType(TypeError):
@@ -74,18 +78,19 @@ def _describe(node: mi.Type, inside: tuple[str, ...]) -> Description:
             return ["literal", cls.__name__, [member.value for member in cls]]
         case mi.LiteralType(values=values):
             return ["literal", "", list(values)]
-        case mi.StructType(cls=cls, fields=fields, tag=tag, array_like=array_like):
-            return _describe_fields("array" if array_like else "object", cls, tag, fields, inside)
+        case mi.StructType(cls=cls, fields=fields, array_like=array_like, forbid_unknown_fields=closed):
+            tag = None if node.tag is None else [node.tag_field, node.tag]
+            return _describe_fields("array" if array_like else "object", cls, tag, fields, inside, closed=closed)
         case mi.DataclassType(cls=cls, fields=fields) | mi.TypedDictType(cls=cls, fields=fields):
-            return _describe_fields("object", cls, None, fields, inside)
+            return _describe_fields("object", cls, None, fields, inside, closed=False)
         case mi.NamedTupleType(cls=cls, fields=fields):
-            return _describe_fields("array", cls, None, fields, inside)
+            return _describe_fields("array", cls, None, fields, inside, closed=True)
     name = getattr(getattr(node, "cls", None), "__qualname__", type(node).__name__)
     raise UnsupportedType(f"{name} cannot travel: msgspec has no encoding for it")
 
 
 def _describe_fields(
-    kind: str, cls: type, tag: Any, fields: Sequence[mi.Field], inside: tuple[str, ...]
+    kind: str, cls: type, tag: Any, fields: Sequence[mi.Field], inside: tuple[str, ...], *, closed: bool
 ) -> Description:
     name = cls.__name__
     if name in inside:
@@ -96,7 +101,38 @@ def _describe_fields(
         name,
         tag,
         [[field.encode_name, _describe(field.type, inner), field.required] for field in fields],
+        closed,
     ]
+
+
+def check(description: Any) -> None:
+    """Refuses what is no description, so that one that came from a peer can be used like one's own. Kinds that this
+    version does not know are let pass: no type of its own fits them.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    parts: list[Any] = []
+    match description:
+        case ["list", _] | ["dict", _, _] | ["tuple", *_] | ["union", _, *_]:
+            parts = description[1:]
+        case ["object" | "array", str(), _, [*fields], bool()]:
+            for field in fields:
+                match field:
+                    case [str(), part, bool()]:
+                        parts.append(part)
+                    case _:
+                        raise ValueError(f"{field!r} does not describe a field")
+        case ["literal", str(), [_, *_] as values] if all(isinstance(value, (str, int, NoneType)) for value in values):
+            pass
+        case ["ref", str()]:
+            pass
+        case [str(kind), *_] if kind not in _COMPOUND:
+            pass
+        case _:
+            raise ValueError(f"{description!r} does not describe a type")
+    for part in parts:
+        check(part)
 
 
 def render(description: Description) -> str:
@@ -106,7 +142,9 @@ def render(description: Description) -> str:
         case "list":
             return f"list[{render(rest[0])}]"
         case "tuple" | "dict":
-            return f"{kind}[{', '.join(render(item) for item in rest)}]"
+            return f"{kind}[{', '.join(render(item) for item in rest) or '()'}]"
+        case "any":
+            return "Any"
         case "union":
             return " | ".join(render(member) for member in rest)
         case "literal":
@@ -123,8 +161,10 @@ def why_unreadable(written: Description, read: Description, where: str) -> str |
     """
     if written == read or written[0] in ("any", "ref") or read[0] in ("any", "ref"):
         return None
-    if written[0] == "union":
-        return next(filter(None, (why_unreadable(member, read, where) for member in written[1:])), None)
+    parts = _parts(written)
+    if len(parts) > 1:
+        return next(filter(None, (why_unreadable(part, read, where) for part in parts)), None)
+    (written,) = parts
     if read[0] == "union":
         if any(why_unreadable(written, member, where) is None for member in read[1:]):
             return None
@@ -157,23 +197,34 @@ def _differ(written: Description, read: Description, where: str) -> str:
     return f"{where} is sent as {render(written)} and read as {render(read)}"
 
 
+def _parts(written: Description) -> list[Description]:
+    """What a value written as this type may be, one by one: the members of a union, the values of a literal."""
+    if written[0] == "union":
+        return written[1:]
+    if written[0] == "literal":
+        return [["literal", "", [value]] for value in written[2]]
+    return [written]
+
+
 def _literal(written: Description, read: Description, where: str) -> str | None:
-    if read[0] == "literal":
-        extra = [value for value in written[2] if value not in read[2]]
-        return f"{where} can be sent as {extra[0]!r}, which {render(read)} lacks" if extra else None
-    if all(type(value).__name__ == read[0] for value in written[2]):
-        return None
-    return _differ(written, read, where)
+    (value,) = written[2]
+    if read[0] != "literal":
+        return why_unreadable(["None" if value is None else type(value).__name__], read, where)
+    return None if value in read[2] else f"{where} can be sent as {value!r}, which {render(read)} lacks"
 
 
 def _fields(written: Description, read: Description, where: str) -> str | None:
-    (_, name, written_tag, written_fields), (_, _, read_tag, read_fields) = written, read
+    (_, name, written_tag, written_fields, _), (_, _, read_tag, read_fields, closed) = written, read
     if written_tag != read_tag:
         return f"{where} ({name}) is tagged {written_tag!r} by the writer and {read_tag!r} by the reader"
     if written[0] == "array":
         sent = {read_field[0]: field for field, read_field in zip(written_fields, read_fields, strict=False)}
+        unknown = written_fields[len(read_fields) :]
     else:
         sent = {field[0]: field for field in written_fields}
+        unknown = [field for field in written_fields if field[0] not in {field[0] for field in read_fields}]
+    if closed and unknown:
+        return f"{where} ({name}) is sent with a field {unknown[0][0]!r}, which the reader refuses"
     for field_name, field_read, required in read_fields:
         if (field := sent.get(field_name)) is None:
             if required:

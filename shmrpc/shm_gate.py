@@ -100,9 +100,5 @@ def make_listener(
     from shmrpc.shm.listener import Listener
 
     path = address.path_of(where)
-    if fd is None:
-        sock = address.listen(path, mode, backlog=256)
-    else:
-        sock = socket.socket(fileno=fd)
-        sock.setblocking(False)
+    sock = address.listen(path, mode, backlog=256) if fd is None else address.inherit(fd)
     return Listener(dispatcher, sock, path, owns_path=fd is None, settings=settings)

@@ -563,6 +563,8 @@ static bool any_ready(PyObject *consumers)
     return false;
 }
 
+enum { YIELD_NS = 1000 };
+
 PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     struct native_state *state = PyModule_GetState(module);
@@ -582,14 +584,19 @@ PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count)
         Py_RETURN_TRUE;
     if (spin_ns <= 0)
         Py_RETURN_FALSE;
-    int64_t until = monotonic_ns() + spin_ns;
-    do {
-        for (int i = 0; i < 8; i++) {
+    int64_t now = monotonic_ns(), until = now + spin_ns;
+    while (now < until) {
+        int64_t yield_at = now + YIELD_NS;
+        do {
             shm_pause();
             if (any_ready(args[0]))
                 Py_RETURN_TRUE;
-        }
-    } while (monotonic_ns() < until);
-    sched_yield(); /* a peer on this very core gets to run before the next look */
-    return PyBool_FromLong(any_ready(args[0]));
+            now = monotonic_ns();
+        } while (now < yield_at);
+        sched_yield(); /* a peer on this very core gets to run; where there is none, it costs a system call */
+        if (any_ready(args[0]))
+            Py_RETURN_TRUE;
+        now = monotonic_ns();
+    }
+    Py_RETURN_FALSE;
 }

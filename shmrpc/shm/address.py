@@ -1,5 +1,6 @@
 """Where a server listens: a path in the file system. Its folder and mode are the first access control."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -84,7 +85,7 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
     temporary = f"{path}.{os.getpid()}"
     if len(os.fsencode(temporary)) > MAX_PATH_BYTES:
         temporary = path
-        _unlink_quietly(path)
+    _unlink_socket(temporary)  # stale: the path itself, or what a killed process left that had this pid
     try:
         sock.bind(temporary)
         os.chmod(temporary, mode)
@@ -93,8 +94,28 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
             os.rename(temporary, path)
     except OSError as error:
         sock.close()
-        _unlink_quietly(temporary)
+        _unlink_socket(temporary)
         raise BadAddress(f"cannot serve at {path}: {error.strerror}") from None
+    return sock
+
+
+def inherit(fd: int) -> socket.socket:
+    """A listening socket that another process made, non-blocking from now on. Owns the fd, except when it raises.
+
+    Raises:
+        BadAddress: the fd is something else.
+    """
+    sock = None
+    try:
+        sock = socket.socket(fileno=fd)
+        listens = sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        listens = False
+    if sock is None or not listens:
+        if sock is not None:
+            sock.detach()
+        raise BadAddress(f"fd {fd} is not a listening Unix socket")
+    sock.setblocking(False)
     return sock
 
 
@@ -107,8 +128,7 @@ def unlink_own(path: str, inode: int) -> None:
         return
 
 
-def _unlink_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
+def _unlink_socket(path: str) -> None:
+    with contextlib.suppress(OSError):  # it is not there, or cannot be: binding says so in full
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)

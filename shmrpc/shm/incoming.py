@@ -19,6 +19,7 @@ from shmrpc.errors import (
     DeadlineExceeded,
     InvalidArgument,
     ProtocolError,
+    ResourceExhausted,
     RpcError,
     Unavailable,
     Unimplemented,
@@ -32,6 +33,7 @@ from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_METADATA, REPLY
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
 
 _NO_METADATA: Final[Metadata] = {}
+_ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
 
 
 class IncomingCall(msgspec.Struct, eq=False):
@@ -119,15 +121,15 @@ class IncomingCalls:
             self._refuse(call_id, Unimplemented(f"there is no method number {method} here"))
             return
         metadata = _NO_METADATA
+        as_json = False
+        if flags:
+            as_json = bool(flags & AS_JSON)
+            if flags & HAS_METADATA:
+                metadata, payload = self._open(payload, call_id)
         try:
-            if flags:
-                if flags & HAS_METADATA:
-                    metadata, payload = self._open(payload, call_id)
-                arguments = served.decode_arguments(payload, json=bool(flags & AS_JSON))
-            else:
-                arguments = served.decode_arguments(payload)
-        except InvalidArgument as error:
-            self._refuse(call_id, error)
+            arguments = served.decode(payload) if not as_json else served.decode_arguments(payload, json=True)
+        except Exception as error:  # whatever a decoder or a type's own checks raise
+            self._refuse_arguments(call_id, served, payload, error)
             return
         if deadline_ns:
             if deadline_ns <= monotonic_ns():
@@ -135,7 +137,7 @@ class IncomingCalls:
                 return
             if deadline_ns < self._timer.next_ns:
                 self._timer.advance(deadline_ns)
-        call = IncomingCall(self, served, call_id, deadline_ns, metadata, bool(flags & AS_JSON))
+        call = IncomingCall(self, served, call_id, deadline_ns, metadata, as_json)
         self.running[call_id] = call
         try:
             ended, result = self._starter.start(served.invoke(*arguments), call)
@@ -146,6 +148,14 @@ class IncomingCalls:
         else:
             if ended:
                 self._succeed(call, result)
+
+    def _refuse_arguments(self, call_id: int, served: ServedMethod, payload: bytes, error: Exception) -> None:
+        if not isinstance(error, RpcError):
+            try:
+                served.decode_arguments(payload)  # again, for its error, which names the parameter
+            except InvalidArgument as explained:
+                error = explained
+        self._refuse(call_id, error if isinstance(error, RpcError) else InvalidArgument(str(error)))
 
     def _open(self, payload: bytes, call_id: int) -> tuple[Metadata, bytes]:
         try:
@@ -178,36 +188,29 @@ class IncomingCalls:
             payload = served.encode(result) if not call.as_json else served.method.encode_json(result)
         except Exception as error:  # whatever a property of the result raises
             self._fail(call, error, "its result cannot be encoded")
-        else:
-            self._answer(call, REPLY, payload)
+            return
+        self._end(call, REPLY, payload)
 
-    def _answer(self, call: IncomingCall, kind: int, payload: bytes) -> None:
+    def _end(self, call: IncomingCall, kind: int, payload: bytes) -> None:
         call_id = call.call_id
         del self.running[call_id]
-        if call.state is not Incoming.ORPHANED:
+        if call.state is not _ORPHANED:
             try:
-                status = self._push(kind, 0, 0, call_id, 0, payload)
-                if status:
+                if status := self._push(kind, 0, 0, call_id, 0, payload):
                     self._channel.settle(status, (kind, 0, 0, call_id, 0, payload))
-            except RpcError as error:
-                self._not_sent(call_id, error)
-            except ValueError as error:  # the native core's word for a corrupt channel
+            except ResourceExhausted as error:
+                self._refuse(call_id, error, maybe_executed=True)
+            except (ProtocolError, ValueError) as error:  # ValueError is the native core's word for a broken channel
                 self._on_broken(ProtocolError(str(error)))
         if self._idle is not None and not self.running:
             self._idle.set()
-
-    def _not_sent(self, call_id: int, error: RpcError) -> None:
-        if isinstance(error, ProtocolError):
-            self._on_broken(error)
-        else:  # too large
-            self._refuse(call_id, error, maybe_executed=True)
 
     def _fail(self, call: IncomingCall, error: BaseException, what: str = "failed") -> None:
         served = call.served
         if isinstance(error, asyncio.CancelledError):
             error = _status_of_cancellation(call)
         failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
-        self._answer(call, FAILURE, envelope.encode_failure(failure))
+        self._end(call, FAILURE, envelope.encode_failure(failure))
 
     def _refuse(self, call_id: int, error: RpcError, *, maybe_executed: bool = False) -> None:
         """Fails a call that has no handler (yet, or any more)."""

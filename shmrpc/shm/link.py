@@ -117,10 +117,16 @@ class Link:
             deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
             calls = self._calls
             answer: Any
-            if calls is None or always_slow or calls.congested or (number := calls.numbers.get(full_name)) is None:
+            if (
+                calls is None
+                or always_slow
+                or len(calls.pending) >= calls.max_in_flight
+                or calls.waiters
+                or full_name not in calls.numbers
+            ):
                 answer = await self._call_slowly(method, options, len(args), deadline_ns, payload)
             else:
-                pending = calls.start(method, number, 0, deadline_ns, payload)
+                pending = calls.start(method, calls.numbers[full_name], 0, deadline_ns, payload)
                 try:
                     answer = await pending
                 except asyncio.CancelledError:

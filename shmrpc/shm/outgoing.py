@@ -92,7 +92,7 @@ class OutgoingCalls:
         return len(self.pending) >= self.max_in_flight or bool(self.waiters)
 
     def start(self, method: Named, number: int, flags: int, deadline_ns: int, payload: bytes) -> PendingCall:
-        """Sends a request; await what it gives, and `abandon` it if that is cancelled.
+        """Sends a request; await what it gives, and `abandon` it if that is cancelled. Does not ask for credit.
 
         Raises:
             WrongLoop: the running event loop is not the session's.

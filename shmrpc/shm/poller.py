@@ -5,10 +5,11 @@ loop watches its fd. An *awake* member is looked at once in every turn of the lo
 sleep when its window has passed without work. While it is awake its peer skips the system call, and the message costs a
 cache line instead of a wake-up.
 
-The window adapts, in the manner of halt polling in hypervisors (Linux, Documentation/virt/kvm/halt-polling.rst): it
-doubles, up to `Polling.window_ns`, while looking pays, and halves to nothing while it does not; then a number of
-wake-ups must pass, twice as many after each vain try, before it is tried again. It is zero where the two processes have
-one CPU between them.
+The window adapts, much as halt polling does in hypervisors (Linux, Documentation/virt/kvm/halt-polling.rst): it is full
+while looking pays, and halves to nothing while it does not; then a number of wake-ups must pass, twice as many after each
+vain try, before it is tried again. It is tried in full, since of two peers that both sleep each sees the other's wake-up
+as a delay of about the window, and a shorter look would never find out that looking pays. It is zero where the two
+processes have one CPU between them.
 """
 
 import asyncio
@@ -104,8 +105,8 @@ class Member:
     def paid(self, now_ns: int) -> None:
         """Looking found work."""
         self.last_work_ns = now_ns
-        if self.adaptive and self.window_ns < self._limit_ns and self.window_ns:
-            self.window_ns = min(self._limit_ns, self.window_ns * 2)
+        if self.adaptive and self.window_ns:
+            self.window_ns = self._limit_ns
             self.penalty = PENALTY[0]
 
     def woken(self, now_ns: int) -> None:
@@ -123,7 +124,7 @@ class Member:
         elif self.sit_out > 0:
             self.sit_out -= 1
         elif soon:
-            self.window_ns = self._limit_ns // 2
+            self.window_ns = self._limit_ns
         if self.window_ns and now_ns - self._cpus_checked_ns > CPU_CHECK_NS:
             self.check_cpus(now_ns)
 
