@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, get_origin
 import msgspec
 
 from shmrpc import schema
-from shmrpc.errors import ContractError, InvalidArgument
+from shmrpc.errors import ContractError, Internal, InvalidArgument
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,6 +134,10 @@ class Method:
         self.result_type: Final = hints["return"]
         self.arity: Final = len(self._parameters)
         self.required: Final = sum(p.default is p.empty for p in self._parameters)
+        self._by_name: Final = [
+            (parameter.name if parameter.kind is not parameter.POSITIONAL_ONLY else "", parameter.default)
+            for parameter in self._parameters
+        ]
         self.plain: Final = all(p.kind is not p.KEYWORD_ONLY for p in self._parameters)
         """Whether every parameter may be passed by position, so that a call need not be bound by name."""
 
@@ -222,8 +226,22 @@ class Method:
         Raises:
             InvalidArgument: too many, too few or unknown arguments.
         """
-        if not kwargs and self.plain and self.required <= len(args) <= self.arity:
-            return args
+        if self.plain and len(args) <= self.arity:
+            # What inspect.Signature.bind does, for calls without a mistake, at a tenth of its price.
+            values = list(args)
+            left = len(kwargs)
+            for name, default in self._by_name[len(args) :]:
+                if not left:
+                    break
+                if name in kwargs:
+                    left -= 1
+                    values.append(kwargs[name])
+                elif default is not inspect.Parameter.empty:
+                    values.append(default)
+                else:
+                    break
+            if not left and len(values) >= self.required:
+                return tuple(values)
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -265,6 +283,17 @@ class Method:
 
     def _decode_and_fill(self, payload: bytes) -> tuple[Any, ...]:
         return msgspec.structs.astuple(self._decode_arguments(payload))
+
+    def read_result(self, payload: bytes) -> Any:
+        """Decodes and checks the result of a call.
+
+        Raises:
+            Internal: it does not fit.
+        """
+        try:
+            return self.decode_result(payload)
+        except Exception as error:  # a type's __post_init__ is arbitrary code
+            raise Internal(f"{self.full_name}: the server's result does not fit the contract: {error}") from None
 
     def _blame(self, text: str) -> str:
         """A decoder's text with the place as the parameter's name: ``at `$[1][0]` `` becomes parameter 'top' [0]."""

@@ -38,6 +38,7 @@ class ServedMethod:
         handler = getattr(implementation, method.name)
         if not callable(handler):
             raise ContractError(f"{method.full_name}: {type(implementation).__name__}.{method.name} is not callable")
+        _check_parameters(method, handler, type(implementation).__name__)
         self.invoke: Final[Callable[..., Awaitable[Any]]] = _as_async(method, handler, threads)
         """Called with the decoded arguments by position; its awaitable gives the result."""
         self.decode: Final = method.decode
@@ -48,6 +49,19 @@ class ServedMethod:
         return f"<ServedMethod {self.full_name}>"
 
 
+def _check_parameters(method: Method, handler: Callable[..., Any], name: str) -> None:
+    try:
+        signature = inspect.signature(handler)
+    except ValueError:  # one written in C may have none
+        return
+    try:
+        method.call(signature.bind, (None,) * method.arity)
+    except TypeError as error:
+        raise ContractError(
+            f"{method.full_name}: {name}.{method.name}{signature} does not take the arguments of {method.signature}: {error}"
+        ) from None
+
+
 def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) -> Callable[..., Awaitable[Any]]:
     if inspect.iscoroutinefunction(inspect.unwrap(handler)):
         if method.plain:
@@ -56,9 +70,11 @@ def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) ->
 
     async def in_thread(*args: Any) -> Any:
         # Abandoned on cancellation: the caller's wait ends, the thread runs on to its end and its result is dropped.
-        return await anyio.to_thread.run_sync(
+        result = await anyio.to_thread.run_sync(
             method.call, handler, args, abandon_on_cancel=True, limiter=threads.limiter
         )
+        # A plain wrapper around a coroutine function gives a coroutine, which belongs into the loop.
+        return await result if inspect.isawaitable(result) else result
 
     return in_thread
 
@@ -81,8 +97,8 @@ def service(implementation: object, *contract: type) -> Service:
     read = tuple(contracts.read(cls) for cls in contract or contracts.contracts_of(type(implementation)))
     for one in read:
         for name in one.methods:
-            member = getattr(type(implementation), name, None)
-            if member is None or (member is vars(one.cls).get(name) and contracts.is_protocol(one.cls)):
+            owner = next((base for base in type(implementation).__mro__ if name in vars(base)), None)
+            if owner is None or contracts.is_protocol(owner):
                 raise ContractError(f"{type(implementation).__name__} does not implement {one.name}.{name}")
     return Service(implementation, read)
 

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
+import msgspec
+
 from shmrpc import contract as contracts
 from shmrpc.client import Connection
 from shmrpc.context import CallOptions, Metadata, Peer, remaining_seconds, running
@@ -21,16 +23,36 @@ from shmrpc.transport import StubMethod
 
 T = TypeVar("T")
 
+_NIL: Final = msgspec.msgpack.encode(None)
+
 
 class LocalCall:
     """One call that is being served in this process."""
 
-    def __init__(self, served: ServedMethod, deadline_ns: int, metadata: Metadata) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, served: ServedMethod, deadline_ns: int, metadata: Metadata
+    ) -> None:
+        self.served: Final = served
         self.method_name: Final = served.full_name
         self.deadline_ns: Final = deadline_ns
         self.metadata: Final = metadata
         self.peer: Final = Peer(os.getpid(), os.getuid(), os.getgid())
         self.cancelled = False
+        self.answer: Final[asyncio.Future[bytes | RpcError]] = loop.create_future()
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def settle(self, answer: bytes | RpcError) -> None:
+        """Ends the call, if nothing has yet."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def give_up(self, error: RpcError) -> None:
+        """Nobody waits for the handler any more: ends the call, and tells the handler."""
+        self.cancelled = True
+        self.settle(error)
+        if self.task is not None:
+            self.task.cancel()
 
 
 class LocalTransport:
@@ -43,7 +65,7 @@ class LocalTransport:
         self._debug = debug
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.copy_context()
-        self._running: set[asyncio.Task[bytes | RpcError]] = set()
+        self._running: dict[asyncio.Task[None], LocalCall] = {}
         self._closed = False
 
     def __repr__(self) -> str:
@@ -65,7 +87,7 @@ class LocalTransport:
             answer = await self._run(served, deadline_ns, options.metadata, payload)
             if isinstance(answer, RpcError):
                 raise answer
-            return method.decode_result(answer)
+            return method.read_result(answer)
 
         call.__name__ = method.name
         call.__qualname__ = method.full_name
@@ -82,41 +104,46 @@ class LocalTransport:
     async def _run(
         self, served: ServedMethod, deadline_ns: int, metadata: Metadata, payload: bytes
     ) -> bytes | RpcError:
-        call = LocalCall(served, deadline_ns, metadata)
         assert self._loop is not None
-        task = self._loop.create_task(self._serve(served, call, payload), context=self._context.copy())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        call = LocalCall(self._loop, served, deadline_ns, metadata)
+        if deadline_ns:
+            late = DeadlineExceeded(f"{served.full_name} did not end before its deadline")
+            if (seconds := remaining_seconds(deadline_ns)) > 0:
+                call.timer = self._loop.call_later(seconds, call.give_up, late)
+            else:
+                call.settle(late)
+        if not call.answer.done():
+            call.task = self._loop.create_task(self._serve(call, payload), context=self._context.copy())
+            call.task.add_done_callback(self._on_end)
+            self._running[call.task] = call
         if served.method.oneway:
-            return served.encode(None)
+            return _NIL
         try:
-            seconds = max(0.0, remaining_seconds(deadline_ns)) if deadline_ns else None
-            done, _ = await asyncio.wait((task,), timeout=seconds)
+            return await call.answer
         except asyncio.CancelledError:
-            call.cancelled = True
-            task.cancel()
+            call.give_up(Cancelled(f"{served.full_name} was cancelled"))
             raise
-        if done:
-            return task.result() if not task.cancelled() else self._cut_off(served)
-        call.cancelled = True
-        task.cancel()
-        return DeadlineExceeded(f"{served.full_name} did not end before its deadline")
 
-    def _cut_off(self, served: ServedMethod) -> RpcError:
-        if self._closed:
-            return Closed(f"the stub was closed while {served.full_name} was under way", maybe_executed=True)
-        return Cancelled(f"{served.full_name} was cancelled")
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        call = self._running.pop(task)
+        if call.timer is not None:
+            call.timer.cancel()
 
-    async def _serve(self, served: ServedMethod, call: LocalCall, payload: bytes) -> bytes | RpcError:
+    async def _serve(self, call: LocalCall, payload: bytes) -> None:
         running.set(call)
+        served = call.served
         what = "failed"
         try:
             result = await served.invoke(*served.decode_arguments(payload))
             what = "its result cannot be encoded"
-            return served.encode(result)
-        except Exception as error:  # a handler may raise anything; the caller gets what would have travelled
+            call.settle(served.encode(result))
+        except asyncio.CancelledError:
+            call.settle(Cancelled(f"{served.full_name} was cancelled"))
+        except BaseException as error:  # a handler may raise anything; the caller gets what would have travelled
             failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
-            return error_of(failure, served.contract)
+            call.settle(error_of(failure, served.contract))
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt and SystemExit are the loop's
 
     async def open(self) -> None:
         """Enters the service."""
@@ -130,8 +157,9 @@ class LocalTransport:
         if self._closed:
             return
         self._closed = True
-        for task in self._running:
-            task.cancel()
+        for call in self._running.values():
+            if not call.served.method.oneway:
+                call.give_up(Closed(f"the stub was closed while {call.method_name} was under way", maybe_executed=True))
         if self._running:
             await asyncio.wait(self._running)
         await self._dispatcher.__aexit__(None, None, None)

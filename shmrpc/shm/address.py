@@ -93,8 +93,9 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
         if temporary != path:
             os.rename(temporary, path)
     except OSError as error:
+        if sock.getsockname():  # it was bound, so the file is its own
+            _unlink_socket(temporary)
         sock.close()
-        _unlink_socket(temporary)
         raise BadAddress(f"cannot serve at {path}: {error.strerror}") from None
     return sock
 
@@ -105,16 +106,15 @@ def inherit(fd: int) -> socket.socket:
     Raises:
         BadAddress: the fd is something else.
     """
-    sock = None
+    refusal = BadAddress(f"fd {fd} is not a listening Unix stream socket")
     try:
         sock = socket.socket(fileno=fd)
-        listens = sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
-        listens = False
-    if sock is None or not listens:
-        if sock is not None:
-            sock.detach()
-        raise BadAddress(f"fd {fd} is not a listening Unix socket")
+        raise refusal from None
+    kind = sock.family, sock.type, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if kind != (socket.AF_UNIX, socket.SOCK_STREAM, 1):
+        sock.detach()
+        raise refusal
     sock.setblocking(False)
     return sock
 

@@ -1,0 +1,56 @@
+"""`Method.bind` is a faster `inspect.Signature.bind`: it must agree with it on every combination of arguments."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from shmrpc import contract
+from shmrpc.errors import InvalidArgument
+
+
+class Everything:
+    """Each kind of parameter that a contract may have."""
+
+    async def mixed(self, a: int, b: int, /, c: int, d: int = 4, e: int = 5) -> None: ...
+
+    async def keyword_only(self, a: int, *, d: int, e: int = 5) -> None: ...
+
+    async def all_defaults(self, a: int = 1, b: int = 2) -> None: ...
+
+    async def none(self) -> None: ...
+
+
+def _all_arguments() -> list[tuple[tuple[int, ...], dict[str, str]]]:
+    return [
+        (tuple(range(positional)), {name: name for name in names})
+        for positional in range(7)
+        for count in range(4)
+        for names in itertools.permutations("abcdex", count)
+    ]
+
+
+@pytest.mark.parametrize("method", contract.read(Everything).methods.values(), ids=lambda method: method.name)
+def test_binding_agrees_with_inspect_on_every_combination_of_arguments(method: contract.Method) -> None:
+    for args, kwargs in _all_arguments():
+        expected = _bind_by_inspect(method, args, kwargs)
+        if expected is None:
+            with pytest.raises(InvalidArgument, match=method.full_name):
+                method.bind(args, kwargs)
+            continue
+        bound = method.bind(args, kwargs)
+        assert bound == expected[: len(bound)]
+        assert all(value == default for value, default in list(zip(expected, _defaults(method), strict=True))[len(bound) :])
+
+
+def _bind_by_inspect(method: contract.Method, args: tuple[int, ...], kwargs: dict[str, str]) -> tuple[Any, ...] | None:
+    try:
+        bound = method._signature.bind(*args, **kwargs)
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    return tuple(bound.arguments.values())
+
+
+def _defaults(method: contract.Method) -> list[Any]:
+    return [parameter.default for parameter in method._parameters]
