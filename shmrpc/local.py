@@ -23,6 +23,9 @@ from shmrpc.transport import StubMethod
 
 T = TypeVar("T")
 
+GRACE_SECONDS: Final = 10.0
+"""How long one-way calls, and handlers that ignore their cancellation, may run on when the stub is closed."""
+
 _NIL: Final = msgspec.msgpack.encode(None)
 
 
@@ -153,16 +156,26 @@ class LocalTransport:
         await self._dispatcher.__aenter__()
 
     async def close(self) -> None:
-        """Cancels what runs, except one-way calls, and leaves the service. Idempotent."""
+        """Cancels what runs, except one-way calls, which get some time to end, and leaves the service. Idempotent."""
         if self._closed:
             return
         self._closed = True
         for call in self._running.values():
             if not call.served.method.oneway:
                 call.give_up(Closed(f"the stub was closed while {call.method_name} was under way", maybe_executed=True))
-        if self._running:
-            await asyncio.wait(self._running)
-        await self._dispatcher.__aexit__(None, None, None)
+        try:
+            await self._end_handlers()
+        finally:
+            await self._dispatcher.__aexit__(None, None, None)
+
+    async def _end_handlers(self) -> None:
+        if not self._running:
+            return
+        _, late = await asyncio.wait(list(self._running), timeout=GRACE_SECONDS)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1.0)
 
 
 def local(

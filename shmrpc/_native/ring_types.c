@@ -84,16 +84,21 @@ static PyObject *producer_send(ProducerObject *self, PyObject *const *args, Py_s
         return PyLong_FromLong(SEND_LARGE);
     if (self->corked)
         return PyLong_FromLong(SEND_FULL);
+    long kind = PyLong_AsLong(args[0]), flags = PyLong_AsLong(args[1]), method = PyLong_AsLong(args[2]);
     struct shm_record record = {
         .length = (uint32_t)length,
-        .kind = (uint8_t)PyLong_AsLong(args[0]),
-        .flags = (uint8_t)PyLong_AsLong(args[1]),
-        .method = (uint16_t)PyLong_AsLong(args[2]),
+        .kind = (uint8_t)kind,
+        .flags = (uint8_t)flags,
+        .method = (uint16_t)method,
         .call_id = PyLong_AsUnsignedLongLong(args[3]),
         .deadline_ns = PyLong_AsUnsignedLongLong(args[4]),
     };
     if (PyErr_Occurred())
         return NULL;
+    if (record.kind != kind || record.flags != flags || record.method != method || kind == SHM_KIND_PAD) {
+        PyErr_Format(PyExc_OverflowError, "kind %ld, flags %ld or method %ld does not fit in a record", kind, flags, method);
+        return NULL;
+    }
     enum shm_status status = shm_producer_push(&self->ring, &record, PyBytes_AS_STRING(args[5]));
     if (status == SHM_FULL)
         return PyLong_FromLong(SEND_FULL);
@@ -245,71 +250,6 @@ static void consumer_dealloc(PyObject *op)
     end_dealloc(op, &((ConsumerObject *)op)->maps);
 }
 
-/* One record as (kind, flags, method, call_id, deadline_ns, payload). */
-static PyObject *record_tuple(const struct shm_record *record, const uint8_t *payload)
-{
-    PyObject *items[6] = {
-        PyLong_FromLong(record->kind),
-        PyLong_FromLong(record->flags),
-        PyLong_FromLong(record->method),
-        PyLong_FromUnsignedLongLong(record->call_id),
-        PyLong_FromUnsignedLongLong(record->deadline_ns),
-        PyBytes_FromStringAndSize((const char *)payload, (Py_ssize_t)record->length),
-    };
-    PyObject *tuple = PyTuple_New(6);
-    bool failed = tuple == NULL;
-    for (int i = 0; i < 6; i++) {
-        failed |= items[i] == NULL;
-        if (tuple)
-            PyTuple_SET_ITEM(tuple, i, items[i]);
-        else
-            Py_XDECREF(items[i]);
-    }
-    if (failed)
-        Py_CLEAR(tuple);
-    return tuple;
-}
-
-static PyObject *consumer_take(ConsumerObject *self, PyObject *budget_object)
-{
-    long budget = PyLong_AsLong(budget_object);
-    if (budget == -1 && PyErr_Occurred())
-        return NULL;
-    if (!mapping_pair_check(&self->maps))
-        return NULL;
-    PyObject *records = PyList_New(0);
-    if (!records)
-        return NULL;
-    while (budget-- > 0) {
-        struct shm_consumer before = self->ring;
-        struct shm_record record;
-        const uint8_t *payload;
-        enum shm_status status = shm_consumer_take(&self->ring, &record, &payload);
-        if (status == SHM_OK && (Py_ssize_t)record.length > self->inline_limit)
-            status = SHM_BAD_RECORD;
-        if (status == SHM_EMPTY)
-            break;
-        if (status != SHM_OK) {
-            self->ring = before;
-            if (PyList_GET_SIZE(records))
-                break; /* what came before is good; the next call raises */
-            Py_DECREF(records);
-            return raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.tail_word),
-                                 self->ring.committed + self->ring.size);
-        }
-        PyObject *tuple = record_tuple(&record, payload);
-        if (!tuple || PyList_Append(records, tuple) < 0) {
-            Py_XDECREF(tuple);
-            Py_DECREF(records);
-            return NULL;
-        }
-        Py_DECREF(tuple);
-    }
-    if (shm_consumer_commit(&self->ring))
-        self->room_due = (char)shm_ringer_must_ring(&self->room);
-    return records;
-}
-
 enum { DISPATCH_CHUNK = 64, DISPATCH_KINDS = 128 };
 
 struct taken {
@@ -376,11 +316,12 @@ static int answer_pending(PyTypeObject *pending_type, PyObject *pending, const s
     return answered;
 }
 
-static int call_handler(PyObject *handlers, const struct taken *taken)
+static int call_handler(struct native_state *state, PyObject *handlers, const struct taken *taken)
 {
     const struct shm_record *record = &taken->record;
     if (record->kind >= DISPATCH_KINDS) {
-        PyErr_Format(PyExc_ValueError, "a record of kind %d", record->kind);
+        PyErr_Format(state->corrupt, "the peer sent a record of kind %d, the highest is %d", record->kind,
+                     DISPATCH_KINDS - 1);
         return -1;
     }
     PyObject *handler = PyTuple_GET_ITEM(handlers, record->kind + (record->flags & SHM_FLAG_IN_BLOCK) * DISPATCH_KINDS);
@@ -410,8 +351,8 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
     long budget = PyLong_AsLong(args[0]);
     if (budget == -1 && PyErr_Occurred())
         return NULL;
-    PyTypeObject *pending_type = native_state_of(Py_TYPE(self))->pending_call;
-    PyObject *type = NULL, *value = NULL, *traceback = NULL; /* what a waiter raised: for the loop, after the others */
+    struct native_state *state = native_state_of(Py_TYPE(self));
+    PyObject *type = NULL, *value = NULL, *traceback = NULL; /* what is for the loop, after the rest of the records */
     long total = 0;
     bool broken = false;
     Py_INCREF(self);
@@ -426,14 +367,16 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
         long most = budget - total < DISPATCH_CHUNK ? budget - total : DISPATCH_CHUNK;
         int taken = take_chunk(self, chunk, most);
         for (int i = 0; i < taken; i++) {
-            if (!broken) {
-                int answered = answer_pending(pending_type, args[2], &chunk[i]);
+            if (!broken && self->maps.open) { /* what was dispatched may have closed the channel: the rest is nobody's */
+                int answered = answer_pending(state->pending_call, args[2], &chunk[i]);
+                if (answered == 0 && call_handler(state, args[1], &chunk[i]) < 0) {
+                    broken = PyErr_ExceptionMatches(PyExc_Exception); /* else it ends the process, not the channel */
+                    answered = broken ? 0 : -1;
+                }
                 if (answered < 0) {
                     if (!type)
                         PyErr_Fetch(&type, &value, &traceback);
                     PyErr_Clear();
-                } else if (answered == 0 && call_handler(args[1], &chunk[i]) < 0) {
-                    broken = true;
                 }
             }
             Py_DECREF(chunk[i].payload);
@@ -494,9 +437,6 @@ static PyObject *consumer_get_room_due(ConsumerObject *self, void *Py_UNUSED(clo
 }
 
 static PyMethodDef consumer_methods[] = {
-    {"take", (PyCFunction)(void (*)(void))consumer_take, METH_O,
-     PyDoc_STR("take(budget) -> [(kind, flags, method, call_id, deadline_ns, payload), ...]\n\n"
-               "Copy out up to `budget` records and give their room back.")},
     {"dispatch", (PyCFunction)(void (*)(void))consumer_dispatch, METH_FASTCALL,
      PyDoc_STR("dispatch(budget, handlers, pending)\n\n"
                "Take up to `budget` records. A plain reply answers the PendingCall of its id in the dict `pending`; for every\n"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shmrpc.cli import call, serve
 from shmrpc.cli.common import UsageError
-from shmrpc.errors import RpcError
+from shmrpc.errors import BadAddress, ContractError, RpcError, UnsupportedPlatform
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except RpcError as error:
         print(f"shmrpc: {error.code.name}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, (BadAddress, ContractError, UnsupportedPlatform)) else 1
     except KeyboardInterrupt:
         return 130

@@ -30,15 +30,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"the arguments are not JSON: {error}") from None
     if not isinstance(given, (dict, list)):
         raise UsageError("the arguments are a JSON object by parameter name, or an array by position")
-    print(run_loop(_call(arguments, given), "auto"))
+    try:
+        options = CallOptions().merged(arguments.timeout, dict(_pair(text) for text in arguments.metadata))
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from None
+    print(run_loop(_call(arguments, given, options), "auto"))
     return 0
 
 
-async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any]) -> str:
+async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any], options: CallOptions) -> str:
     from shmrpc.shm_gate import make_caller
 
-    metadata = dict(_pair(text) for text in arguments.metadata)
-    options = CallOptions().merged(arguments.timeout, metadata)
     caller = make_caller(arguments.path)
     await caller.open()
     try:

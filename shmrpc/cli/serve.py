@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from shmrpc.cli.common import UsageError, run_loop
 from shmrpc.server import DRAIN_SECONDS, serve
+from shmrpc.shm_gate import make_settings
+
+log: Final = logging.getLogger("shmrpc.server")
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,16 +58,20 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.workers < 1:
         raise UsageError(f"--workers must be at least 1, not {arguments.workers}")
-    if arguments.workers > 1:
-        return _run_workers(arguments)
-    sys.path.insert(0, os.getcwd())
-    services = [_load(reference) for reference in arguments.services]
     settings: dict[str, Any] = {
         "polling": _polling(arguments.polling),
         "doorbell": arguments.doorbell,
         "segment": arguments.segment,
         "debug": arguments.debug,
     }
+    try:
+        make_settings(settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if arguments.workers > 1:
+        return _run_workers(arguments)
+    sys.path.insert(0, os.getcwd())
+    services = [_load(reference) for reference in arguments.services]
     main = serve(
         *services,
         at=arguments.at,
@@ -72,7 +81,21 @@ def run(arguments: argparse.Namespace) -> int:
         **settings,
     )
     run_loop(main, arguments.loop)
+    _leave_threads()
     return 0
+
+
+def _leave_threads() -> None:
+    """A handler in a thread cannot be cancelled: one that still runs after the grace time ends with the process."""
+    until = monotonic() + 1.0
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, until - monotonic()))
+            if thread.is_alive():
+                log.warning("a handler still runs in %s; it ends with the process", thread.name)
+                logging.shutdown()
+                sys.stdout.flush()
+                os._exit(0)
 
 
 def _load(reference: str) -> object:
@@ -113,33 +136,43 @@ def _run_workers(arguments: argparse.Namespace) -> int:
     """Listens once and starts that many processes on the socket; stops them all when one ends or a signal comes."""
     from shmrpc.shm import address
 
-    sock = address.listen(address.path_of(arguments.at), _mode(arguments.mode), backlog=256)
-    inode = os.lstat(arguments.at).st_ino
+    path = address.path_of(arguments.at)
+    if arguments.fd is None:
+        sock = address.listen(path, _mode(arguments.mode), backlog=256)
+        inode = os.lstat(path).st_ino
+    else:
+        sock, inode = address.inherit(arguments.fd), None
     command = [sys.executable, "-m", "shmrpc", *_worker_arguments(arguments, sock.fileno())]
     processes: list[subprocess.Popen[bytes]] = []
     asked_to_stop = False
 
+    def stop_all() -> None:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked_to_stop
         asked_to_stop = True
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
+        stop_all()
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for _ in range(arguments.workers):
             processes.append(subprocess.Popen(command, pass_fds=(sock.fileno(),)))
         sock.close()
+        if asked_to_stop:
+            stop_all()  # those that were not in the list when the signal came
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until the first of them ends, for whatever reason
         early = not asked_to_stop
-        stop(signal.SIGTERM, None)
+        stop_all()
         codes = [process.wait() for process in processes]
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        address.unlink_own(arguments.at, inode)
+        if inode is not None:
+            address.unlink_own(path, inode)
         for number, handler in previous.items():
             signal.signal(number, handler)
     if early:

@@ -116,6 +116,7 @@ def inherit(fd: int) -> socket.socket:
         sock.detach()
         raise refusal
     sock.setblocking(False)
+    sock.set_inheritable(False)
     return sock
 
 

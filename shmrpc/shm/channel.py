@@ -174,20 +174,6 @@ class Channel:
 
     # ---- receiving ----
 
-    def take(self, budget: int) -> list[Record]:
-        """Copies out up to `budget` records and gives their room back.
-
-        Raises:
-            ProtocolError: the peer's ring or cursor is impossible.
-        """
-        try:
-            records = self.consumer.take(budget)
-        except ring.RingCorrupt as error:
-            raise ProtocolError(str(error)) from None
-        if self.consumer.room_due:
-            self._ringer.ring()
-        return records
-
     def dispatch(self, budget: int, handlers: tuple[Handler, ...], pending: dict[int, PendingCall]) -> None:
         """Takes up to `budget` records and gives each to whom it belongs: see `Consumer.dispatch`.
 
@@ -199,8 +185,9 @@ class Channel:
             consumer.dispatch(budget, handlers, pending)
         except ring.RingCorrupt as error:
             raise ProtocolError(str(error)) from None
-        if consumer.room_due and not self._closed:
-            self._ringer.ring()
+        finally:
+            if consumer.room_due and not self._closed:
+                self._ringer.ring()
 
     def open_block(self, payload: bytes) -> bytes:
         """Copies a payload out of the peer's slab and sends the block home.

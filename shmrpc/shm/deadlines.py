@@ -20,11 +20,12 @@ class DeadlineTimer:
         self._expire = expire
         self._handle: asyncio.TimerHandle | None = None
         self.next_ns = NEVER
-        """When it fires; a deadline before this must be given to `advance`."""
+        """When it fires; a deadline before this must be given to `advance`. 0 once it is closed: none is."""
 
     def advance(self, deadline_ns: int) -> None:
         """Fires at `deadline_ns`, which is earlier than `next_ns`."""
-        self.close()
+        if self._handle is not None:
+            self._handle.cancel()
         self.next_ns = deadline_ns
         self._handle = self._loop.call_later(max(0, deadline_ns - monotonic_ns()) / 1e9, self._fire)
 
@@ -38,8 +39,8 @@ class DeadlineTimer:
             self.advance(earliest_ns)
 
     def close(self) -> None:
-        """Stops the timer."""
+        """Stops the timer for good; also from within `expire`."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        self.next_ns = NEVER
+        self.next_ns = 0

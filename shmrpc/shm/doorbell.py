@@ -96,10 +96,10 @@ class _PipeRinger:
 
 
 def open_ringer(fd: int, kind: Kind) -> Ringer:
-    """Checks the peer's fd and takes it over; closes it when the check fails.
+    """Checks the peer's fd, which includes ringing it, and takes it over; closes it when the check fails.
 
     Raises:
-        BadDoorbell: the fd is of another kind than declared.
+        BadDoorbell: the fd is of another kind than declared, or cannot be rung.
     """
     try:
         if kind == "eventfd":
@@ -109,7 +109,12 @@ def open_ringer(fd: int, kind: Kind) -> Ringer:
             return _EventRinger(fd)
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise BadDoorbell("the peer's doorbell is not the pipe that it declared")
-        return _PipeRinger(fd)
+        ringer = _PipeRinger(fd)
+        try:
+            ringer.ring()
+        except OSError as error:  # the read end, or a FIFO of the file system, which knows no RWF_NOWAIT
+            raise BadDoorbell(f"the peer's doorbell cannot be rung: {error.strerror}") from None
+        return ringer
     except BaseException:
         os.close(fd)
         raise

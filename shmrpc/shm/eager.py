@@ -149,7 +149,10 @@ class Starter(Generic[J]):
             coroutine = _as_coroutine(coroutine)
         context = self._context.copy()
         loop, task = self._loop, seat.task
-        _enter_task(loop, task)
+        try:
+            _enter_task(loop, task)
+        except RuntimeError:  # inside of another task: this one has to wait for its turn
+            return self._start_as_task(coroutine, job)
         try:
             step = first_step(coroutine, context, self._variable, job)
         finally:

@@ -7,10 +7,11 @@ exactly the fds that it should, else all of them are closed and the peer is refu
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 import struct
-from typing import Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -36,6 +37,9 @@ _MAGIC: Final = b"SHMR"
 _MOST_FDS: Final = 16  # that one recvmsg has room for; the kernel discards more
 
 
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
 class Wanted(msgspec.Struct, frozen=True):
     """A contract that the client wants to use."""
 
@@ -48,7 +52,7 @@ class Offered(msgspec.Struct, frozen=True):
 
     name: str
     digest: bytes
-    first_method: int
+    first_method: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
     """The number of its first method; the others follow."""
     signatures: list[Signature] = []
 
@@ -64,7 +68,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     geometry: Geometry
     wanted: list[Wanted]
     """Empty: tell me all services."""
-    max_message: int
+    max_message: Positive
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
@@ -76,8 +80,8 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
     doorbell: doorbell.Kind
     geometry: Geometry
     offered: list[Offered]
-    max_message: int
-    max_in_flight: int
+    max_message: Positive
+    max_in_flight: Positive
 
 
 class Rejection(msgspec.Struct, tag="rejection", frozen=True):
@@ -145,6 +149,7 @@ class Frame:
 
         Raises:
             HandshakeError: what came is no frame.
+            ConnectionResetError: the peer hung up.
         """
         space = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(liveness.UCRED_BYTES)
         need = _FRAME.size
@@ -160,7 +165,7 @@ class Frame:
             if flags & socket.MSG_CTRUNC:
                 raise HandshakeError(f"the peer sent more than {_MOST_FDS} fds with its handshake")
             if not chunk:
-                raise HandshakeError("the peer hung up in the handshake")
+                raise ConnectionResetError("the peer hung up in the handshake")
             self.body += chunk
             if not magic_seen and len(self.body) >= _FRAME.size:
                 magic_seen = True
@@ -222,9 +227,10 @@ class Half:
 
     def __init__(self, settings: Settings, peer: Peer) -> None:
         self._settings = settings
+        self._same_uid = peer.uid == os.getuid()
         self.segment: Final = segment.create(settings.geometry, settings.segment)
         try:
-            kind = doorbell.choose(settings.doorbell, same_uid=peer.uid == os.getuid())
+            kind = doorbell.choose(settings.doorbell, same_uid=self._same_uid)
             self.doorbell: Final = doorbell.Doorbell(kind)
         except BaseException:
             self.segment.close()
@@ -243,7 +249,7 @@ class Half:
         """
         segment_fd, doorbell_fd = fds
         try:
-            self._check_kind(theirs.segment)
+            self._check_kinds(theirs)
             ringer = doorbell.open_ringer(doorbell_fd, theirs.doorbell)
         except (HandshakeError, doorbell.BadDoorbell, OSError) as error:
             os.close(segment_fd)
@@ -263,8 +269,13 @@ class Half:
         max_message = min(self._settings.max_message, theirs.max_message)
         return Channel(self.segment, far, self.doorbell, ringer, max_message)
 
-    def _check_kind(self, kind: segment.Kind) -> None:
-        if kind == "posix" and self.segment.kind != "posix":
+    def _check_kinds(self, theirs: Hello | Welcome) -> None:
+        if theirs.doorbell == "eventfd" and not self._same_uid and self._settings.doorbell != "eventfd":
+            raise HandshakeError(
+                "the peer offers an eventfd, with which it could freeze this process, and it is of another uid; "
+                "set doorbell='pipe' there"
+            )
+        if theirs.segment == "posix" and self.segment.kind != "posix":
             raise HandshakeError(
                 "the peer offers POSIX shared memory, which cannot be sealed, and this side uses sealed memfds; "
                 "where memfd is refused, set segment='posix' on both sides"
@@ -323,7 +334,8 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
                 wanted=wanted,
                 max_message=settings.max_message,
             )
-            await send_frame(sock, hello, mine.fds)
+            with contextlib.suppress(BrokenPipeError):  # the server refused before it heard us: its reason is waiting
+                await send_frame(sock, hello, mine.fds)
             answer = _decode(await frame.receive(sock), _answer)
         if isinstance(answer, Rejection):
             raise rejection_error(answer)

@@ -33,6 +33,7 @@ from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_METADATA, REPLY
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
 
 _NO_METADATA: Final[Metadata] = {}
+_NOT_ENCODED: Final = "its result cannot be encoded"
 _ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
 
 
@@ -95,6 +96,7 @@ class IncomingCalls:
         self._push = channel.push
         self._methods = methods
         self._starter: Final = Starter[IncomingCall](loop, context, running, self._on_end)
+        self._start = self._starter.start
         self._max_in_flight = max_in_flight
         self._debug = debug
         self._on_broken = on_broken
@@ -139,15 +141,19 @@ class IncomingCalls:
                 self._timer.advance(deadline_ns)
         call = IncomingCall(self, served, call_id, deadline_ns, metadata, as_json)
         self.running[call_id] = call
+        what = "failed"
         try:
-            ended, result = self._starter.start(served.invoke(*arguments), call)
+            ended, result = self._start(served.invoke(*arguments), call)
+            if not ended:
+                return
+            what = _NOT_ENCODED
+            payload = served.encode(result) if not as_json else served.method.encode_json(result)
         except BaseException as error:
-            self._fail(call, error)
+            self._fail(call, error, what)
             if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise  # KeyboardInterrupt and SystemExit are the loop's
-        else:
-            if ended:
-                self._succeed(call, result)
+            return
+        self._end(call, REPLY, payload)
 
     def _refuse_arguments(self, call_id: int, served: ServedMethod, payload: bytes, error: Exception) -> None:
         if not isinstance(error, RpcError):
@@ -177,17 +183,15 @@ class IncomingCalls:
     # ---- how a handler ends ----
 
     def _on_end(self, call: IncomingCall, result: Any, error: BaseException | None) -> None:
-        if error is None:
-            self._succeed(call, result)
-        else:
+        """The end of a handler that had to wait; `on_request` deals with those that had not."""
+        if error is not None:
             self._fail(call, error)
-
-    def _succeed(self, call: IncomingCall, result: Any) -> None:
+            return
         served = call.served
         try:
             payload = served.encode(result) if not call.as_json else served.method.encode_json(result)
-        except Exception as error:  # whatever a property of the result raises
-            self._fail(call, error, "its result cannot be encoded")
+        except Exception as unencodable:  # whatever a property of the result raises
+            self._fail(call, unencodable, _NOT_ENCODED)
             return
         self._end(call, REPLY, payload)
 
@@ -240,6 +244,7 @@ class IncomingCalls:
 
     def orphan(self) -> None:
         """The connection is gone: cancels every handler but those of one-way calls, whose callers wait for nothing."""
+        self.draining = True  # also for what the turn of the loop that ended the session still has in hand
         self._timer.close()
         self._starter.close()
         for call in list(self.running.values()):

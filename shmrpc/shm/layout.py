@@ -52,6 +52,8 @@ KIND_PAD: Final = 0
 GRANULE: Final = 1024
 """The slab's unit of allocation, bytes."""
 
+LARGEST_SEGMENT: Final = 1 << 40
+
 _HEADER: Final = struct.Struct("<8sII8Q")
 HEADER_BYTES: Final = _HEADER.size
 
@@ -84,7 +86,7 @@ class Geometry(msgspec.Struct, frozen=True):
         """The whole segment, in full pages."""
         return -(-(self.slab_offset + self.slab_bytes) // PAGE) * PAGE
 
-    def check(self, max_segment_bytes: int) -> None:
+    def check(self, max_segment_bytes: int = LARGEST_SEGMENT) -> None:
         """Refuses a geometry that cannot work, or that is larger than allowed.
 
         Raises:

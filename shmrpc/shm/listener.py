@@ -141,7 +141,7 @@ class Listener:
         if not wanted:
             return [self._describe(contract, in_full=True) for contract in contracts.values()]
         offered = []
-        for want in wanted:
+        for want in {want.name: want for want in wanted}.values():
             if (contract := contracts.get(want.name)) is None:
                 return f"there is no service {want.name} at {self.path}; there is {', '.join(contracts)}"
             offered.append(self._describe(contract, in_full=want.digest != self._digest(contract)))

@@ -197,25 +197,31 @@ class Poller:
             return
         member.consumer.disarm()
         member.woken(monotonic_ns())
-        member.owner.on_rung()
-        if not member.removed:  # after its work was started, so that a look comes behind it in the loop's queue
-            self._wake(member)
+        try:
+            member.owner.on_rung()
+        finally:  # after its work was started, so that a look comes behind it in the loop's queue
+            if not member.removed:
+                self._wake(member)
 
     def _look(self) -> None:
         began_ns = monotonic_ns()
         look_ns = LOOK_NS if began_ns - self._last_look_ns < BUSY_GAP_NS else 0
         found = self._consumers and watch(self._consumers, look_ns if self._awake[0].window_ns else 0)
-        for member in tuple(self._awake):
-            if found and member.consumer.ready():
-                member.paid(began_ns)
-                member.owner.on_records()
-            elif began_ns - member.last_work_ns >= member.window_ns and not member.removed and member.consumer.arm():
-                self._drop(member)
-        if self._awake:
-            self._last_look_ns = monotonic_ns()
-            self._loop.call_soon(self._look)
-        else:
-            self._scheduled = False
+        try:
+            for member in tuple(self._awake):
+                if found and member.consumer.ready():
+                    member.paid(began_ns)
+                    member.owner.on_records()
+                elif (
+                    began_ns - member.last_work_ns >= member.window_ns and not member.removed and member.consumer.arm()
+                ):
+                    self._drop(member)
+        finally:  # a KeyboardInterrupt out of a handler stops the loop, which may run again to clean up
+            if self._awake:
+                self._last_look_ns = monotonic_ns()
+                self._loop.call_soon(self._look)
+            else:
+                self._scheduled = False
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, Poller] = WeakKeyDictionary()

@@ -7,8 +7,6 @@ of the documentation are drawn from them by `as_mermaid`.
 from enum import Enum
 from typing import Final
 
-from shmrpc.shm import envelope
-
 
 class Outgoing(Enum):
     """A call as its caller's side sees it."""
@@ -67,8 +65,6 @@ INCOMING: Final[dict[tuple[Incoming, Event], Incoming]] = {
     **{(state, Event.LOSE): Incoming.ORPHANED for state in Incoming if state is not Incoming.ENDED},
 }
 """Pairs that are missing change nothing: a cancel for a call that has ended crossed its reply on the way."""
-
-ENDS_A_CALL: Final = frozenset((envelope.REPLY, envelope.FAILURE))
 
 
 def step_incoming(state: Incoming, event: Event) -> Incoming:

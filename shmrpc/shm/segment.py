@@ -75,7 +75,7 @@ def create(geometry: Geometry, kind: Literal["auto", "memfd", "posix"] = "auto")
         OSError: the system refuses the memory.
         BadGeometry: the sizes cannot work.
     """
-    geometry.check(max_segment_bytes=1 << 40)
+    geometry.check()
     size = geometry.segment_bytes
     fd, made = _new_fd(kind)
     try:

@@ -43,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
         poller.Polling.of(self.polling)
+        self.geometry.check()
+        for name, allowed in (("doorbell", ("auto", "eventfd", "pipe")), ("segment", ("auto", "memfd", "posix"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in ("max_message", "max_in_flight", "drain_budget", "max_connections", "handshake_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
