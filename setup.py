@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 # works, and serving says what is missing.
 native = Extension(
     "shmrpc._native",
-    sources=[f"shmrpc/_native/{name}.c" for name in ("module", "ring_types", "release_types", "call_types")],
+    sources=[f"shmrpc/_native/{name}.c" for name in ("module", "ring_types", "release_types", "call_types", "requester")],
     depends=[
         f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "ring", "wake")
     ],

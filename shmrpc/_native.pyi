@@ -1,6 +1,6 @@
 """The native core; the sources are in the folder of the same name."""
 
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, ContextVar
 from typing import Any, Final, final
@@ -17,6 +17,7 @@ CURSOR_END: Final[int]
 RECORD_HEADER: Final[int]
 RECORD_ALIGN: Final[int]
 KIND_PAD: Final[int]
+KIND_REQUEST: Final[int]
 KIND_REPLY: Final[int]
 FLAG_IN_BLOCK: Final[int]
 RELEASE_ENTRY: Final[int]
@@ -70,10 +71,28 @@ class PendingCall:
     def done(self) -> bool: ...
     def __await__(self) -> Generator[Any, None, Any]: ...
 
+@final
+class Requester:
+    def __new__(
+        cls,
+        loop: AbstractEventLoop,
+        producer: Producer,
+        pending: dict[int, PendingCall],
+        settle: Callable[[int, tuple[int, int, int, int, int, bytes]], None],
+    ) -> Requester: ...
+    def start(
+        self, method: object, number: int, flags: int, deadline_ns: int, payload: bytes, /
+    ) -> PendingCall | None: ...
+
 Handler = Callable[[int, int, int, int, bytes], None]
 
-def pending_call(loop: AbstractEventLoop, call_id: int, method: object, deadline_ns: int, /) -> PendingCall: ...
 def first_step(
-    coroutine: Awaitable[Any], context: Context, variable: ContextVar[Any], value: object, /
-) -> tuple[bool, Any]: ...
+    loop: AbstractEventLoop,
+    task: Task[Any],
+    coroutine: Awaitable[Any],
+    context: Context,
+    variable: ContextVar[Any],
+    value: object,
+    /,
+) -> tuple[bool, Any, Context] | None: ...
 def watch(consumers: list[Consumer], spin_ns: int, /) -> bool: ...

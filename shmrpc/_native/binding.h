@@ -17,6 +17,8 @@ struct native_state {
     PyTypeObject *reaper;
     PyTypeObject *pending_call;
     PyObject *cancelled_error; /* asyncio.CancelledError */
+    PyObject *enter_task;      /* asyncio's own means for foreign tasks */
+    PyObject *leave_task;
 };
 
 /* The two mappings that every object of this module works on. Acquired in tp_new, released by close() or dealloc. */
@@ -50,6 +52,11 @@ PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint
 int add_ring_types(PyObject *module, struct native_state *state);
 int add_release_types(PyObject *module, struct native_state *state);
 int add_call_types(PyObject *module, struct native_state *state);
+int add_requester_type(PyObject *module);
+
+int producer_publish(PyObject *producer, struct shm_record *record, PyObject *payload);
+PyObject *pending_call_new(struct native_state *state, PyObject *loop, unsigned long long call_id, PyObject *method,
+                           unsigned long long deadline_ns);
 
 /* Ends a PendingCall and runs its waiter at once; in loop callbacks only. -1: the waiter raised what the loop must see. */
 int pending_call_answer(PyObject *call, PyObject *answer);

@@ -24,22 +24,14 @@ typedef struct {
     char blocking;
 } PendingCallObject;
 
-static PyObject *pending_call(PyObject *module, PyObject *const *args, Py_ssize_t count)
+PyObject *pending_call_new(struct native_state *state, PyObject *loop, unsigned long long call_id, PyObject *method,
+                           unsigned long long deadline_ns)
 {
-    if (count != 4) {
-        PyErr_Format(PyExc_TypeError, "pending_call takes 4 arguments, not %zd", count);
-        return NULL;
-    }
-    struct native_state *state = PyModule_GetState(module);
-    unsigned long long call_id = PyLong_AsUnsignedLongLong(args[1]);
-    unsigned long long deadline_ns = PyLong_AsUnsignedLongLong(args[3]);
-    if (PyErr_Occurred())
-        return NULL;
     PendingCallObject *self = PyObject_GC_New(PendingCallObject, state->pending_call);
     if (!self)
         return NULL;
-    self->loop = Py_NewRef(args[0]);
-    self->method = Py_NewRef(args[2]);
+    self->loop = Py_NewRef(loop);
+    self->method = Py_NewRef(method);
     self->answer = self->callback = self->context = NULL;
     self->call_id = call_id;
     self->deadline_ns = deadline_ns;
@@ -293,7 +285,7 @@ static PyGetSetDef pending_call_getset[] = {
 };
 
 static PyType_Slot pending_call_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("One call on its way, to be awaited once. Made by pending_call().")},
+    {Py_tp_doc, (void *)PyDoc_STR("One call on its way, to be awaited once. Made by a Requester.")},
     {Py_tp_dealloc, (void *)pending_call_dealloc},
     {Py_tp_traverse, (void *)pending_call_traverse},
     {Py_tp_clear, (void *)pending_call_clear},
@@ -314,52 +306,69 @@ static PyType_Spec pending_call_spec = {
     .slots = pending_call_slots,
 };
 
-/* first_step(coroutine, context, variable, value) -> (returned, object): enters the context, sets the variable, and runs the
- * coroutine to its first suspension. The object is its result, or what it yielded.
- */
-static PyObject *first_step(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+/* What a coroutine did in one step: *result is what it returned or yielded. */
+static PySendResult step_in_context(PyObject *coroutine, PyObject *context, PyObject *variable, PyObject *value,
+                                    PyObject **result)
 {
-    if (count != 4) {
-        PyErr_Format(PyExc_TypeError, "first_step takes 4 arguments, not %zd", count);
-        return NULL;
-    }
-    if (PyContext_Enter(args[1]) < 0)
-        return NULL;
-    PyObject *result = NULL;
+    *result = NULL;
+    if (PyContext_Enter(context) < 0)
+        return PYGEN_ERROR;
     PySendResult outcome = PYGEN_ERROR;
-    PyObject *token = PyContextVar_Set(args[2], args[3]);
+    PyObject *token = PyContextVar_Set(variable, value);
     if (token) {
         Py_DECREF(token);
-        outcome = PyIter_Send(args[0], Py_None, &result);
+        outcome = PyIter_Send(coroutine, Py_None, result);
     }
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    if (PyContext_Exit(args[1]) < 0) {
-        Py_XDECREF(type);
-        Py_XDECREF(value);
-        Py_XDECREF(traceback);
+    PyObject *type, *raised, *traceback;
+    PyErr_Fetch(&type, &raised, &traceback);
+    if (PyContext_Exit(context) < 0)
+        PyErr_WriteUnraisable(context); /* entered above: this cannot fail */
+    PyErr_Restore(type, raised, traceback);
+    return outcome;
+}
+
+static PyObject *first_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 6) {
+        PyErr_Format(PyExc_TypeError, "first_step takes 6 arguments, not %zd", count);
+        return NULL;
+    }
+    struct native_state *state = PyModule_GetState(module);
+    PyObject *entered = PyObject_Vectorcall(state->enter_task, args, 2, NULL);
+    if (!entered) {
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
+            return NULL;
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    Py_DECREF(entered);
+    PyObject *context = PyContext_Copy(args[3]);
+    PyObject *result = NULL;
+    PySendResult outcome = context ? step_in_context(args[2], context, args[4], args[5], &result) : PYGEN_ERROR;
+    PyObject *type, *raised, *traceback;
+    PyErr_Fetch(&type, &raised, &traceback);
+    PyObject *left = PyObject_Vectorcall(state->leave_task, args, 2, NULL);
+    if (!left)
+        PyErr_WriteUnraisable(args[1]); /* entered above: this cannot fail */
+    Py_XDECREF(left);
+    PyErr_Restore(type, raised, traceback);
+    PyObject *triple = outcome == PYGEN_ERROR ? NULL : PyTuple_New(3);
+    if (!triple) {
         Py_XDECREF(result);
+        Py_XDECREF(context);
         return NULL;
     }
-    PyErr_Restore(type, value, traceback);
-    if (outcome == PYGEN_ERROR)
-        return NULL;
-    PyObject *pair = PyTuple_New(2);
-    if (!pair) {
-        Py_DECREF(result);
-        return NULL;
-    }
-    PyTuple_SET_ITEM(pair, 0, Py_NewRef(outcome == PYGEN_RETURN ? Py_True : Py_False));
-    PyTuple_SET_ITEM(pair, 1, result);
-    return pair;
+    PyTuple_SET_ITEM(triple, 0, Py_NewRef(outcome == PYGEN_RETURN ? Py_True : Py_False));
+    PyTuple_SET_ITEM(triple, 1, result);
+    PyTuple_SET_ITEM(triple, 2, context);
+    return triple;
 }
 
 static PyMethodDef call_functions[] = {
-    {"pending_call", (PyCFunction)(void (*)(void))pending_call, METH_FASTCALL,
-     PyDoc_STR("pending_call(loop, call_id, method, deadline_ns) -> PendingCall")},
     {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL,
-     PyDoc_STR("first_step(coroutine, context, variable, value) -> (returned, object)\n\n"
-               "Run a coroutine to its first suspension, in a context with a variable set.")},
+     PyDoc_STR("first_step(loop, task, coroutine, context, variable, value) -> (returned, object, context) | None\n\n"
+               "As the task, and in a copy of the context with a variable set, run a coroutine to its first suspension. The\n"
+               "object is its result, or what it yielded. None: another task is running, and nothing was done.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -371,6 +380,14 @@ int add_call_types(PyObject *module, struct native_state *state)
     state->cancelled_error = PyObject_GetAttrString(exceptions, "CancelledError");
     Py_DECREF(exceptions);
     if (!state->cancelled_error)
+        return -1;
+    PyObject *tasks = PyImport_ImportModule("asyncio.tasks");
+    if (!tasks)
+        return -1;
+    state->enter_task = PyObject_GetAttrString(tasks, "_enter_task");
+    state->leave_task = PyObject_GetAttrString(tasks, "_leave_task");
+    Py_DECREF(tasks);
+    if (!state->enter_task || !state->leave_task)
         return -1;
     state->pending_call = (PyTypeObject *)PyType_FromModuleAndSpec(module, &pending_call_spec, NULL);
     if (!state->pending_call || PyModule_AddType(module, state->pending_call) < 0)

@@ -17,7 +17,8 @@
 #define SHM_RECORD_HEADER 24
 #define SHM_RECORD_ALIGN 8
 #define SHM_KIND_PAD 0                  /* one word only: skip to the end of the ring */
-#define SHM_KIND_REPLY 2                /* the two numbers of envelope.py that the hot path knows */
+#define SHM_KIND_REQUEST 1              /* the numbers of envelope.py that the hot path knows */
+#define SHM_KIND_REPLY 2
 #define SHM_FLAG_IN_BLOCK 1
 
 #define SHM_RELEASE_ENTRY 16            /* block number, generation */

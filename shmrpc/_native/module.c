@@ -97,6 +97,7 @@ static int add_constants(PyObject *module)
         {"RECORD_HEADER", SHM_RECORD_HEADER},
         {"RECORD_ALIGN", SHM_RECORD_ALIGN},
         {"KIND_PAD", SHM_KIND_PAD},
+        {"KIND_REQUEST", SHM_KIND_REQUEST},
         {"KIND_REPLY", SHM_KIND_REPLY},
         {"FLAG_IN_BLOCK", SHM_FLAG_IN_BLOCK},
         {"RELEASE_ENTRY", SHM_RELEASE_ENTRY},
@@ -115,7 +116,7 @@ static int module_exec(PyObject *module)
     if (!state->corrupt || PyModule_AddObjectRef(module, "RingCorrupt", state->corrupt) < 0)
         return -1;
     if (add_constants(module) < 0 || add_ring_types(module, state) < 0 || add_release_types(module, state) < 0 ||
-        add_call_types(module, state) < 0)
+        add_call_types(module, state) < 0 || add_requester_type(module) < 0)
         return -1;
     return 0;
 }
@@ -130,6 +131,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->reaper);
     Py_VISIT(state->pending_call);
     Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->enter_task);
+    Py_VISIT(state->leave_task);
     return 0;
 }
 
@@ -143,6 +146,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->reaper);
     Py_CLEAR(state->pending_call);
     Py_CLEAR(state->cancelled_error);
+    Py_CLEAR(state->enter_task);
+    Py_CLEAR(state->leave_task);
     return 0;
 }
 

@@ -67,26 +67,39 @@ static void producer_dealloc(PyObject *op)
     end_dealloc(op, &((ProducerObject *)op)->maps);
 }
 
+/* Publishes one record with its payload, whose length it sets; a SEND_ status, or -1 on error. */
+int producer_publish(PyObject *op, struct shm_record *record, PyObject *payload)
+{
+    ProducerObject *self = (ProducerObject *)op;
+    if (!mapping_pair_check(&self->maps))
+        return -1;
+    if (!PyBytes_CheckExact(payload)) {
+        PyErr_SetString(PyExc_TypeError, "send takes its payload as bytes");
+        return -1;
+    }
+    if (PyBytes_GET_SIZE(payload) > self->inline_limit)
+        return SEND_LARGE;
+    if (self->corked)
+        return SEND_FULL;
+    record->length = (uint32_t)PyBytes_GET_SIZE(payload);
+    enum shm_status status = shm_producer_push(&self->ring, record, PyBytes_AS_STRING(payload));
+    if (status == SHM_FULL)
+        return SEND_FULL;
+    if (status != SHM_OK) {
+        raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.head_word), self->ring.tail);
+        return -1;
+    }
+    return shm_ringer_must_ring(&self->doorbell) ? SEND_RING : SEND_QUIET;
+}
+
 static PyObject *producer_send(ProducerObject *self, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 6) {
         PyErr_Format(PyExc_TypeError, "send takes 6 arguments, not %zd", count);
         return NULL;
     }
-    if (!mapping_pair_check(&self->maps))
-        return NULL;
-    if (!PyBytes_CheckExact(args[5])) {
-        PyErr_SetString(PyExc_TypeError, "send takes its payload as bytes");
-        return NULL;
-    }
-    Py_ssize_t length = PyBytes_GET_SIZE(args[5]);
-    if (length > self->inline_limit)
-        return PyLong_FromLong(SEND_LARGE);
-    if (self->corked)
-        return PyLong_FromLong(SEND_FULL);
     long kind = PyLong_AsLong(args[0]), flags = PyLong_AsLong(args[1]), method = PyLong_AsLong(args[2]);
     struct shm_record record = {
-        .length = (uint32_t)length,
         .kind = (uint8_t)kind,
         .flags = (uint8_t)flags,
         .method = (uint16_t)method,
@@ -99,13 +112,8 @@ static PyObject *producer_send(ProducerObject *self, PyObject *const *args, Py_s
         PyErr_Format(PyExc_OverflowError, "kind %ld, flags %ld or method %ld does not fit in a record", kind, flags, method);
         return NULL;
     }
-    enum shm_status status = shm_producer_push(&self->ring, &record, PyBytes_AS_STRING(args[5]));
-    if (status == SHM_FULL)
-        return PyLong_FromLong(SEND_FULL);
-    if (status != SHM_OK)
-        return raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.head_word),
-                             self->ring.tail);
-    return PyLong_FromLong(shm_ringer_must_ring(&self->doorbell) ? SEND_RING : SEND_QUIET);
+    int status = producer_publish((PyObject *)self, &record, args[5]);
+    return status < 0 ? NULL : PyLong_FromLong(status);
 }
 
 static PyObject *producer_want_room(ProducerObject *self, PyObject *Py_UNUSED(ignored))

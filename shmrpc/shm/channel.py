@@ -5,6 +5,7 @@ published; the doorbell is rung if the peer sleeps. What finds no room waits in 
 peer has consumed or released. Coming in: records are copied out, and blocks are copied out and sent home at once.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +14,7 @@ from shmrpc.errors import ProtocolError, ResourceExhausted
 from shmrpc.shm import envelope, ring
 from shmrpc.shm.doorbell import Doorbell, Ringer
 from shmrpc.shm.layout import GRANULE
-from shmrpc.shm.ring import PendingCall
+from shmrpc.shm.ring import PendingCall, Requester
 from shmrpc.shm.segment import Segment
 from shmrpc.shm.slab import ForgedRelease, Slab
 
@@ -47,6 +48,10 @@ class Channel:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self.outbox)} records waiting"
         return f"<Channel {self.doorbell.kind} {state}, {self.slab!r}>"
+
+    def requester(self, loop: asyncio.AbstractEventLoop, pending: dict[int, PendingCall]) -> Requester:
+        """What begins calls over this channel; `pending` is the dict to keep them in."""
+        return Requester(loop, self._producer, pending, self.settle)
 
     # ---- sending ----
 

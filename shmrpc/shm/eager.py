@@ -9,7 +9,6 @@ the seat carries it on, so that it is the same task from the first line of the h
 
 import asyncio
 import inspect
-from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from types import CoroutineType
@@ -145,25 +144,21 @@ class Starter(Generic[J]):
             if seat is None:
                 self._seat = _Seat(self._loop, self._context, self._on_end)
             return self._start_as_task(coroutine, job)
-        if coroutine.__class__ is not CoroutineType:
-            coroutine = _as_coroutine(coroutine)
-        context = self._context.copy()
-        loop, task = self._loop, seat.task
+        steppable = coroutine if isinstance(coroutine, CoroutineType) else _as_coroutine(coroutine)
+        task = seat.task
         try:
-            _enter_task(loop, task)
-        except RuntimeError:  # inside of another task: this one has to wait for its turn
-            return self._start_as_task(coroutine, job)
-        try:
-            step = first_step(coroutine, context, self._variable, job)
+            step = first_step(self._loop, task, steppable, self._context, self._variable, job)
         finally:
-            _leave_task(loop, task)
             if task.cancelling():  # the handler cancelled itself: this seat will not wait for another one
                 self._seat = None
-        if not step[0]:
+        if step is None:  # inside of another task: this one has to wait for its turn
+            return self._start_as_task(steppable, job)
+        ended, outcome, context = step
+        if not ended:
             self._seat = None
             job.task = task
-            seat.take(job, _Rest(coroutine, context, step[1]))
-        return step
+            seat.take(job, _Rest(steppable, context, outcome))
+        return ended, outcome
 
     def _start_as_task(self, coroutine: Awaitable[Any], job: J) -> tuple[bool, Any]:
         """While no seat is ready: all of the coroutine as a task, from the next turn of the loop on."""

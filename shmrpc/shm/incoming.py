@@ -34,7 +34,8 @@ from shmrpc.shm.protocol import Event, Incoming, step_incoming
 
 _NO_METADATA: Final[Metadata] = {}
 _NOT_ENCODED: Final = "its result cannot be encoded"
-_ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
+_ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and these for every call
+_EXPIRED: Final = Incoming.EXPIRED
 
 
 class IncomingCall(msgspec.Struct, eq=False):
@@ -184,6 +185,9 @@ class IncomingCalls:
 
     def _on_end(self, call: IncomingCall, result: Any, error: BaseException | None) -> None:
         """The end of a handler that had to wait; `on_request` deals with those that had not."""
+        if call.state is _EXPIRED and (error is None or isinstance(error, RpcError)):
+            # It answered its cancellation with a result; which side's timer fired first must not matter to the caller.
+            error = asyncio.CancelledError()
         if error is not None:
             self._fail(call, error)
             return

@@ -9,6 +9,7 @@ import contextvars
 import logging
 import os
 import socket
+import weakref
 from typing import Final
 
 from shmrpc.context import Peer
@@ -47,6 +48,7 @@ class Listener:
         self._quota = Quota(os.getuid(), settings)
         self._digests: dict[str, bytes] = {}
         self._loop.add_reader(sock.fileno(), self._accept)
+        _live.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._sock is None else "listening"
@@ -83,41 +85,39 @@ class Listener:
 
     async def _greet(self, sock: socket.socket) -> None:
         """One handshake, from the accepted socket to a session, or to a rejection."""
-        peer: Peer | None = None
+        peer = liveness.peer_of(sock)
         session: Session | None = None
         frame = handshake.Frame()
+        why = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
         try:
-            peer = liveness.peer_of(sock)
-            self._quota.open(peer)
+            if why is not None:
+                raise HandshakeError(why)
             async with asyncio.timeout(self._settings.handshake_timeout):
                 session = await self._shake_hands(sock, peer, frame)
         except (HandshakeError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
                 error = HandshakeError(f"no handshake within {self._settings.handshake_timeout} s (handshake_timeout)")
-            log.warning("%s was refused at %s: %s", peer or "a peer", self.path, error)
+            log.warning("%s was refused at %s: %s", peer, self.path, error)
             if isinstance(error, HandshakeError):
                 self._reject(sock, "refused", str(error))
         finally:
             frame.close()
             if session is None:
                 sock.close()
-                if peer is not None:
+                if why is None:
                     self._quota.close(peer)
 
     async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: handshake.Frame) -> Session | None:
         settings = self._settings
-        own_bytes = settings.geometry.segment_bytes
-        why = settings.why_refused(peer.uid, peer.gid) or self._quota.why_refused(peer, own_bytes)
-        if why is not None:
-            raise HandshakeError(why)
         hello = await handshake.receive_hello(sock, frame)
         offered = self._offer(hello.wanted)
         if isinstance(offered, str):
             log.warning("%s was refused at %s: %s", peer, self.path, offered)
             self._reject(sock, "contract", offered)
             return None
+        if (why := self._quota.charge(self._loop, peer, sock, settings.geometry.segment_bytes)) is not None:
+            raise HandshakeError(why)
         channel = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
-        self._quota.charge(self._loop, peer, own_bytes)
         session = Session(self._loop, channel, sock, peer, settings, self._on_session_end)
         incoming = IncomingCalls(
             self._loop,
@@ -224,3 +224,22 @@ class Listener:
         for session in list(self.sessions):
             session.close(f"the server at {self.path} was closed")
         self._quota.shut()
+
+    def fork_off(self) -> None:
+        """In a forked child: closes its copy of the socket, at which clients would wait in vain once the parent is gone."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        self._quota.forget()
+
+
+_live: weakref.WeakSet[Listener] = weakref.WeakSet()
+
+
+def _fork_off_all() -> None:
+    for listener in list(_live):
+        listener.fork_off()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_fork_off_all)

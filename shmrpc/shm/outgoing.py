@@ -10,7 +10,6 @@ error that nobody comes to fetch, because the caller was cancelled in the same t
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from threading import get_ident
 from typing import Final, Protocol
 
 from shmrpc.context import NO_DEADLINE, remaining_seconds
@@ -31,7 +30,7 @@ from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.envelope import CANCEL, REQUEST
 from shmrpc.shm.protocol import Outgoing
-from shmrpc.shm.ring import PendingCall, pending_call
+from shmrpc.shm.ring import PendingCall
 
 Answer = bytes | RpcError
 
@@ -73,12 +72,9 @@ class OutgoingCalls:
         self.max_in_flight: Final = max_in_flight
         self.timer: Final = DeadlineTimer(loop, self._expire)
         self._loop = loop
-        self._thread = get_ident()
-        self._loop_runs = loop.is_running
         self._on_broken = on_broken
         self._channel = channel
-        self._push = channel.push
-        self._next_id = 1
+        self._start = channel.requester(loop, self.pending).start
         self.forked = False
         self.ended: Unavailable | None = None
         """Why no more calls can be made here; None while they can."""
@@ -100,25 +96,15 @@ class OutgoingCalls:
             ResourceExhausted: the request is larger than a message may be.
             ProtocolError: the peer's cursor is impossible.
         """
-        # Its loop runs, and in this thread: then it is the running loop. (asyncio.get_running_loop costs a system call.)
-        if get_ident() != self._thread or not self._loop_runs():
-            raise forked_error() if self.forked else wrong_loop_error(method)
-        call_id = self._next_id
-        self._next_id = call_id + 1
-        self.pending[call_id] = call = pending_call(self._loop, call_id, method, deadline_ns)
         try:
-            status = self._push(REQUEST, flags, number, call_id, deadline_ns, payload)
-            if status:
-                self._channel.settle(status, (REQUEST, flags, number, call_id, deadline_ns, payload))
-        except ResourceExhausted:
-            del self.pending[call_id]
-            raise
+            call = self._start(method, number, flags, deadline_ns, payload)
         except (
             ProtocolError,
             ValueError,
         ) as error:  # ValueError is the native core's word for a broken or closed channel
-            del self.pending[call_id]
             raise self._broken(error) from None
+        if call is None:
+            raise forked_error() if self.forked else wrong_loop_error(method)
         if deadline_ns and deadline_ns < self.timer.next_ns:
             self.timer.advance(deadline_ns)
         return call

@@ -5,6 +5,7 @@ that closes its connection may keep this side's segment mapped, so its bytes sta
 """
 
 import asyncio
+import socket
 from collections import Counter
 from typing import Final
 
@@ -27,42 +28,40 @@ class Quota:
     def __repr__(self) -> str:
         return f"<Quota {self._connections.total()} connections, {sum(self._bytes.values())} bytes charged>"
 
-    def why_refused(self, peer: Peer, nbytes: int) -> str | None:
-        """Why one more connection of this peer would be too much, or None."""
+    def open(self, peer: Peer) -> str | None:
+        """Counts one more connection of this peer, or says why it would be too much."""
         settings: Final = self._settings
-        if self._connections.total() >= settings.max_connections:
-            return f"the server has {settings.max_connections} connections, the limit (max_connections)"
-        if peer.uid == self._own_uid:
-            return None
-        if self._connections[peer.uid] >= settings.max_connections_per_uid:
-            return f"uid {peer.uid} has {self._connections[peer.uid]} connections, the limit (max_connections_per_uid)"
-        if self._bytes[peer.uid] + nbytes > settings.max_bytes_per_uid:
-            return (
-                f"uid {peer.uid} is charged {self._bytes[peer.uid]} bytes of segments, the limit is "
-                f"{settings.max_bytes_per_uid} (max_bytes_per_uid), until its processes end"
-            )
-        return None
-
-    def open(self, peer: Peer) -> None:
-        """Counts one connection."""
+        total, of_uid = self._connections.total(), self._connections[peer.uid]
+        if total >= settings.max_connections:
+            return f"the server has {total} connections, the limit (max_connections)"
+        if peer.uid != self._own_uid and of_uid >= settings.max_connections_per_uid:
+            return f"uid {peer.uid} has {of_uid} connections, the limit (max_connections_per_uid)"
         self._connections[peer.uid] += 1
+        return None
 
     def close(self, peer: Peer) -> None:
         """Ends one connection's count; bytes charged stay."""
         self._connections[peer.uid] -= 1
 
-    def charge(self, loop: asyncio.AbstractEventLoop, peer: Peer, nbytes: int) -> None:
-        """Charges a peer of another uid for a segment that it can map from now on."""
-        if peer.uid == self._own_uid:
-            return
-        watch, uid, charged = self._by_process.get(peer.pid, (None, peer.uid, 0))
+    def charge(self, loop: asyncio.AbstractEventLoop, peer: Peer, sock: socket.socket, nbytes: int) -> str | None:
+        """Charges a peer of another uid for a segment that it is about to get, or says why it cannot have it."""
+        uid, pid = peer.uid, peer.pid
+        if uid == self._own_uid:
+            return None
+        if self._bytes[uid] + nbytes > self._settings.max_bytes_per_uid:
+            return (
+                f"uid {uid} is charged {self._bytes[uid]} bytes of segments, the limit is "
+                f"{self._settings.max_bytes_per_uid} (max_bytes_per_uid), until its processes end"
+            )
+        watch, _, charged = self._by_process.get(pid, (None, uid, 0))
         if watch is None:
-            pidfd = liveness.open_pidfd(peer, None)
-            if pidfd is None:  # gone already, or invisible: nobody can tell when to end the charge
-                return
-            watch = liveness.ProcessWatch(loop, pidfd, lambda: self._gone(peer.pid))
-        self._by_process[peer.pid] = (watch, uid, charged + nbytes)
+            pidfd = liveness.open_pidfd(peer, sock)
+            if pidfd is None:
+                return f"pid {pid} of uid {uid} is gone, or cannot be seen from here: its charge would never end"
+            watch = liveness.ProcessWatch(loop, pidfd, lambda: self._gone(pid))
+        self._by_process[pid] = (watch, uid, charged + nbytes)
         self._bytes[uid] += nbytes
+        return None
 
     def _gone(self, pid: int) -> None:
         _, uid, charged = self._by_process.pop(pid)
@@ -72,4 +71,10 @@ class Quota:
         """Stops watching: the server ends."""
         for watch, _, _ in self._by_process.values():
             watch.close()
+        self._by_process.clear()
+
+    def forget(self) -> None:
+        """In a forked child: closes its copies of what is watched."""
+        for watch, _, _ in self._by_process.values():
+            watch.forget()
         self._by_process.clear()

@@ -12,9 +12,9 @@ from shmrpc._native import (
     Producer,
     Reaper,
     Releaser,
+    Requester,
     RingCorrupt,
     first_step,
-    pending_call,
     watch,
 )
 from shmrpc.shm.layout import RING_OFFSET
@@ -30,13 +30,13 @@ __all__ = [
     "Producer",
     "Reaper",
     "Releaser",
+    "Requester",
     "RingCorrupt",
     "first_step",
     "open_consumer",
     "open_producer",
     "open_reaper",
     "open_releaser",
-    "pending_call",
     "watch",
 ]
 

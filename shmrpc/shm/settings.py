@@ -55,11 +55,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def why_refused(self, uid: int, gid: int) -> str | None:
         """Why a peer with these credentials may not be talked to, or None when it may."""
-        allowed = self.allow_uids if self.allow_uids is not None else frozenset((os.getuid(), 0))
-        if uid in allowed or gid in self.allow_gids:
-            if UNMAPPED in (uid, gid) and uid not in (self.allow_uids or ()):
-                return f"uid {uid} is not mapped into this user namespace, so nobody knows who it is"
+        allowed = self.allow_uids if self.allow_uids is not None else frozenset((os.getuid(), 0)) - {UNMAPPED}
+        if uid in allowed or (gid in self.allow_gids and UNMAPPED not in (uid, gid)):
             return None
+        if uid == UNMAPPED:
+            return f"uid {uid} is not mapped into this user namespace, so nobody knows who it is"
         names = ", ".join(map(str, sorted(allowed)))
         groups = f" or gids {', '.join(map(str, sorted(self.allow_gids)))}" if self.allow_gids else ""
         return f"uid {uid} (gid {gid}) is not allowed; allowed are uids {names}{groups} (allow_uids, allow_gids)"

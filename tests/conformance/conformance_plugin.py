@@ -1,6 +1,8 @@
 """Starts the host processes before the first test and stops them after the last, so that no test has to pay for them, and
 none is blamed for what they hold."""
 
+import contextlib
+
 import pytest
 from conformance_transports import SharedMemory
 
@@ -12,9 +14,14 @@ def _needed(session: pytest.Session) -> set[SharedMemory]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.option.collectonly:
-        for transport in _needed(session):
-            transport.start()
+    if session.config.option.collectonly:
+        return
+    for transport in _needed(session):
+        transport.start()
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.new_event_loop().close()  # makes a pipe that libuv keeps for the whole process, whatever test comes first
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

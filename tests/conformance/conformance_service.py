@@ -66,6 +66,9 @@ class Service(Api):
     async def refuse_with(self, code: int, text: str) -> None:
         raise shmrpc.RpcError(text, code=shmrpc.Code(code))
 
+    async def refuse_path(self, path: bytes) -> None:
+        raise shmrpc.RpcError(f"cannot read {os.fsdecode(path)}", code=shmrpc.Code.NOT_FOUND)
+
     async def break_down(self, secret: str) -> None:
         raise ValueError(secret)
 
@@ -97,7 +100,7 @@ class Service(Api):
         return "finished"
 
     async def answer_when_released(self, key: str) -> str:
-        self._journal.note(key, "started")
+        self._journal.note(key, "started" if not self._journal.words[key] else "started twice")
         await self._journal.gates[key].wait()
         return "answer"
 
@@ -118,9 +121,8 @@ class Service(Api):
     async def about(self) -> About:
         call = shmrpc.current_call()
         binary = {key: value for key, value in call.metadata.items() if isinstance(value, bytes)}
-        return About(
-            call.method, call.deadline, text_of(call.metadata), binary, tuple(call.peer), call.cancelled, os.getpid()
-        )
+        peer = (call.peer.pid, call.peer.uid, call.peer.gid)
+        return About(call.method, call.deadline, text_of(call.metadata), binary, peer, call.cancelled, os.getpid())
 
     async def remember(self, value: str) -> tuple[str, str]:
         before = _remembered.get()
@@ -161,7 +163,11 @@ class Service(Api):
 
     async def note_when_released(self, key: str) -> None:
         self._journal.note(key, "started")
-        await self._journal.gates[key].wait()
+        try:
+            await self._journal.gates[key].wait()
+        except asyncio.CancelledError:
+            self._journal.note(key, "cancelled")
+            raise
         self._journal.note(key, "finished")
 
     async def journal(self, key: str) -> list[str]:

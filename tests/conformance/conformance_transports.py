@@ -6,6 +6,7 @@ on both event loops with both kinds of doorbell, where the server is a second pr
 
 import asyncio
 import inspect
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,10 @@ import shmrpc
 T = TypeVar("T")
 Case = Callable[..., Coroutine[Any, Any, None]]
 
+_runs: Final = itertools.count()
+
+INJECTED: Final = ("api", "transport", "key")
+"""What a case may ask for by name: a stub of `Api`, the transport, and a key for the journal that nobody else uses."""
 PATIENCE_SECONDS: Final = 60.0
 """After this a case has failed; none comes near it."""
 
@@ -60,8 +65,8 @@ class Transport(ABC):
 
     async def _run(self, case: Case, arguments: dict[str, Any]) -> None:
         wanted = inspect.signature(case).parameters
-        if "transport" in wanted:
-            arguments["transport"] = self
+        injected = {"transport": self, "key": f"{case.__name__} {next(_runs)}"}
+        arguments |= {name: injected[name] for name in injected if name in wanted}
         async with asyncio.timeout(PATIENCE_SECONDS), self._serving():
             if "api" in wanted:
                 async with self.connect(Api) as api:
@@ -189,7 +194,7 @@ def _as_test(case: Case, transports: tuple[Transport, ...]) -> Callable[..., Non
     def test(transport: Transport, **arguments: Any) -> None:
         transport.run(case, arguments)
 
-    passed = [parameter for name, parameter in inspect.signature(case).parameters.items() if name not in ("api", "transport")]
+    passed = [parameter for name, parameter in inspect.signature(case).parameters.items() if name not in INJECTED]
     given = inspect.Parameter("transport", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     test.__signature__ = inspect.Signature([given, *passed])  # type: ignore[attr-defined]
     test.__name__ = test.__qualname__ = case.__name__

@@ -90,7 +90,11 @@ def _is(geometry: Geometry) -> Spoil:
 
 
 def _both(*spoils: Spoil) -> Spoil:
-    return lambda half: [spoil(half) for spoil in spoils] and None
+    def spoil_all(half: Half) -> None:
+        for spoil in spoils:
+            spoil(half)
+
+    return spoil_all
 
 
 def _header(**changes: Any) -> bytes:

@@ -1,20 +1,26 @@
-"""Two endpoints in one process: segments that map each other, and channels on them."""
+"""Two endpoints in one process: segments that map each other, and the ends of rings and channels on them."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from shmrpc.shm import doorbell, segment
+from shmrpc.shm import doorbell, ring, segment
 from shmrpc.shm.channel import Channel, Record
 from shmrpc.shm.doorbell import Doorbell
 from shmrpc.shm.layout import Geometry
-from shmrpc.shm.ring import Consumer
+from shmrpc.shm.ring import Consumer, Producer, Reaper, Releaser
 from shmrpc.shm.segment import Segment
 
 SMALL: Final = Geometry(ring_bytes=4096, release_entries=16, slab_bytes=16 * 1024, inline_limit=256)
 """Small enough to be filled by a few records."""
 LIMIT: Final = 1 << 20
+
+RECORD: Final = 24
+"""Bytes of a record without a payload."""
+INLINE: Final = SMALL.inline_limit
+FITTING: Final = SMALL.ring_bytes // (RECORD + INLINE)
+"""How many records with the longest inline payload fit at once into a ring that is empty."""
 
 KINDS: Final = 128
 """`Consumer.dispatch` takes a handler for each kind, and again for each kind with its payload in a block."""
@@ -45,6 +51,55 @@ def two_sides(geometry: Geometry = SMALL, kind: segment.Kind = "memfd") -> Itera
         for side in sides:
             side.own.close()
             side.peer.close()
+
+
+class Ends(NamedTuple):
+    """Both ends of the left side's record ring, and of the right side's release ring."""
+
+    left: Side
+    right: Side
+    producer: Producer
+    consumer: Consumer
+    releaser: Releaser
+    reaper: Reaper
+
+    def close(self) -> None:
+        """Lets go of the segments."""
+        for end in (self.producer, self.consumer, self.releaser, self.reaper):
+            end.close()
+
+    def send(self, call_id: int, payload: bytes = b"", kind: int = 1) -> int:
+        """Pushes one record, and gives the status."""
+        return self.producer.send(kind, 0, 0, call_id, 0, payload)
+
+    def fill(self) -> int:
+        """Sends the longest records until none fits; gives their number."""
+        for count in range(1, 1000):
+            if self.send(count, bytes(INLINE)) == ring.FULL:
+                return count - 1
+        raise AssertionError("the ring never gets full")
+
+    def call_ids(self, budget: int = 1000) -> list[int]:
+        """Takes records, and gives their call ids."""
+        return [record[3] for record in taken(self.consumer, budget)]
+
+
+@contextmanager
+def two_ends() -> Iterator[Ends]:
+    """A small ring of each kind."""
+    with two_sides() as (left, right):
+        ends = Ends(
+            left,
+            right,
+            ring.open_producer(*left),
+            ring.open_consumer(*right),
+            ring.open_releaser(*right),
+            ring.open_reaper(*left),
+        )
+        try:
+            yield ends
+        finally:
+            ends.close()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ service's `began`, and one line for each event in the file that LIFE_RECORD name
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Protocol
 
@@ -65,6 +66,10 @@ class Life(Protocol):
 
     async def where(self) -> int:
         """The server's process."""
+        ...
+
+    async def beget(self) -> int:
+        """Forks a child of the server that does nothing but live on; says which process it is."""
         ...
 
 
@@ -140,6 +145,12 @@ class Keeper(Life):
 
     async def where(self) -> int:
         return os.getpid()
+
+    async def beget(self) -> int:
+        child = os.fork()
+        if not child:
+            signal.pause()
+        return child
 
 
 def recorded(record: str, event: str = "began") -> list[int]:

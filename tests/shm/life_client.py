@@ -49,4 +49,5 @@ async def main(path: str, *settings: str) -> None:
     await stack.aclose()
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -15,6 +15,7 @@ from life_waiting import PATIENCE, wait_until
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
+STRANGER_SCRIPT: Final = str(HERE / "life_stranger.py")
 STRANGER: Final = 12345
 """A uid that is neither root's nor the tests'."""
 
@@ -33,9 +34,10 @@ def start_server(path: str, record: str = "", *options: str, user: int | None = 
     """``shmrpc serve life_api:Keeper`` at a path, listening. Its log is in the path with ``.log``."""
     before = inode(path)
     environment = {**os.environ, "LIFE_RECORD": record, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "shmrpc", "serve", "life_api:Keeper", "--at", path, *options]
+    module = ["-m", "shmrpc"] if user is None else [STRANGER_SCRIPT, str(user), "shmrpc"]
+    command = [sys.executable, *module, "serve", "life_api:Keeper", "--at", path, *options]
     with open(f"{path}.log", "ab") as log:
-        process = subprocess.Popen(command, cwd=HERE, env=environment, stderr=log, user=user, group=user)
+        process = subprocess.Popen(command, cwd=HERE, env=environment, stderr=log)
     try:
         wait_until(lambda: inode(path) not in (0, before) or process.poll() is not None, "the server to listen")
         assert process.poll() is None, Path(f"{path}.log").read_text()
@@ -81,13 +83,12 @@ class ClientProcess:
     """``life_client.py`` in a process of its own: takes one command a line, answers one line each."""
 
     def __init__(self, path: str, *arguments: str, user: int | None = None) -> None:
+        script = [str(HERE / "life_client.py")] if user is None else [STRANGER_SCRIPT, str(user), "client"]
         self.process: Final = subprocess.Popen(
-            [sys.executable, str(HERE / "life_client.py"), path, *arguments],
+            [sys.executable, *script, path, *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            user=user,
-            group=user,
         )
 
     @property

@@ -1,6 +1,7 @@
 """The offsets of a segment: the same for C and Python, free of overlaps, and checked in a peer's header."""
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,7 @@ def test_nothing_overlaps_and_everything_is_aligned(geometry: Geometry) -> None:
         (geometry.slab_offset, geometry.slab_offset + geometry.slab_bytes),
         (geometry.segment_bytes, geometry.segment_bytes),
     ]
-    for (_, end), (begin, _) in zip(parts, parts[1:], strict=False):
+    for (_, end), (begin, _) in pairwise(parts):
         assert end <= begin
         assert begin % layout.RECORD_ALIGN == 0
     assert geometry.segment_bytes % PAGE == 0

@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import shutil
-from collections.abc import Iterator
+import socket
 from pathlib import Path
 
 import pytest
 from life_api import Keeper, Life
 from life_processes import STRANGER, as_root, client_process, serving
+from raw_peer import Half, RawServer
 
 import shmrpc
 from shmrpc.shm.settings import UNMAPPED, Settings
@@ -19,10 +19,22 @@ ALLOWED = {0, STRANGER}
 
 
 @pytest.fixture
-def open_path(folder: Path) -> Iterator[str]:
+def open_path(folder: Path) -> str:
     """A path that a process under any uid can reach, and serve at."""
     folder.chmod(0o777)
     return str(folder / "test.sock")
+
+
+def answer_as_stranger(peer: RawServer) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            os.setgid(STRANGER)
+            os.setuid(STRANGER)
+            peer.answer()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
 
 
 # The server judges the client
@@ -108,9 +120,6 @@ async def test_a_client_can_allow_it(open_path: str) -> None:
 
 async def test_who_answers_counts_beside_who_listened(open_path: str) -> None:
     """A socket can be made by one process, root's here, and served by another one under another uid."""
-    from raw_peer import Half, RawServer
-    import socket
-
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(open_path)
         listener.listen()
@@ -121,15 +130,7 @@ async def test_who_answers_counts_beside_who_listened(open_path: str) -> None:
         sock, _ = await loop.sock_accept(listener)
         peer = RawServer(sock, Half())
         await peer.receive_hello()
-        pid = os.fork()
-        if not pid:
-            try:
-                os.setgid(STRANGER)
-                os.setuid(STRANGER)
-                peer.answer()
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
+        answer_as_stranger(peer)
         with pytest.raises(shmrpc.HandshakeError, match=f"the server's uid {STRANGER} .* is not allowed"):
             await entering
         peer.close()

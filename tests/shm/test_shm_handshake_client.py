@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ def open_fds() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-async def refusal(path: str, error: type[shmrpc.RpcError] = shmrpc.HandshakeError, **settings: float) -> str:
+async def refusal(path: str, error: type[shmrpc.RpcError] = shmrpc.HandshakeError, **settings: Any) -> str:
     """What a client says that tries to connect; it must have let go of everything."""
     with pytest.raises(error) as caught:
         async with shmrpc.connect(Life, path, **settings):

@@ -1,0 +1,250 @@
+"""Doorbells: they wake another process, and no peer can make a ring, or its clearing, block."""
+
+import errno
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shmrpc.shm import doorbell
+from shmrpc.shm.doorbell import BadDoorbell, Doorbell, Kind, Ringer
+
+KINDS: list[Kind] = ["eventfd", "pipe"]
+PATIENCE = 20.0
+
+
+@pytest.fixture(params=KINDS)
+def bell(request: pytest.FixtureRequest) -> Iterator[Doorbell]:
+    """A sleeper's doorbell of each kind, silent."""
+    made = Doorbell(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ringer(bell: Doorbell) -> Iterator[Ringer]:
+    """Its ringer; the fd that the sleeper sent is still open here, as a hostile sleeper would keep it."""
+    made = doorbell.open_ringer(os.dup(bell.far_fd), bell.kind)
+    bell.clear()
+    yield made
+    made.close()
+
+
+def rung(bell: Doorbell, seconds: float = 0) -> bool:
+    """Whether a sleeper would wake."""
+    return bool(select.select([bell.fd], [], [], seconds)[0])
+
+
+def saturate(bell: Doorbell) -> None:
+    """Rings until no ring fits any more."""
+    os.set_blocking(bell.far_fd, False)
+    if bell.kind == "eventfd":
+        os.eventfd_write(bell.far_fd, 2**64 - 2)
+        return
+    try:
+        while True:
+            os.write(bell.far_fd, bytes(4096))
+    except BlockingIOError:
+        pass
+
+
+def assert_returns(action: Callable[[], None], rescue: Callable[[], object]) -> None:
+    """Runs an action that must not block; one that does is rescued, so that the test can fail."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    blocked = thread.is_alive()
+    if blocked:
+        rescue()
+        thread.join()
+    assert not blocked, f"{action} blocked"
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+# Ringing
+
+
+def test_a_ring_wakes_the_sleeper_until_it_is_cleared(bell: Doorbell, ringer: Ringer) -> None:
+    assert not rung(bell)
+    ringer.ring()
+    assert rung(bell)
+    bell.clear()
+    assert not rung(bell)
+
+
+def test_many_rings_are_one_waking(bell: Doorbell, ringer: Ringer) -> None:
+    for _ in range(1000):
+        ringer.ring()
+    bell.clear()
+    assert not rung(bell)
+
+
+def test_clearing_a_silent_doorbell_returns_at_once(bell: Doorbell) -> None:
+    bell.clear()
+    assert not rung(bell)
+
+
+def test_a_ring_of_a_saturated_doorbell_returns_and_the_sleeper_wakes(bell: Doorbell, ringer: Ringer) -> None:
+    saturate(bell)
+    assert_returns(ringer.ring, bell.clear)
+    assert rung(bell)
+    bell.clear()
+    assert not rung(bell)
+    ringer.ring()
+    assert rung(bell)
+
+
+@pytest.mark.parametrize("bell", ["pipe"], indirect=True)
+def test_a_sleeper_that_makes_its_pipe_blocking_cannot_freeze_the_ringer(bell: Doorbell, ringer: Ringer) -> None:
+    saturate(bell)
+    os.set_blocking(bell.far_fd, True)  # the description that the ringer's fd shares
+    assert_returns(ringer.ring, bell.clear)
+
+
+@pytest.mark.parametrize("bell", ["pipe"], indirect=True)
+def test_a_ringer_that_makes_its_pipe_blocking_cannot_freeze_the_sleeper(bell: Doorbell) -> None:
+    os.set_blocking(bell.far_fd, True)
+    reading = os.open(f"/proc/self/fd/{bell.far_fd}", os.O_RDONLY)  # even through the other end
+    assert_returns(bell.clear, lambda: os.write(bell.far_fd, b"x"))
+    os.close(reading)
+
+
+def test_the_kind_that_a_peer_could_block_is_not_for_other_users() -> None:
+    assert doorbell.choose("auto", same_uid=True) == "eventfd"
+    assert doorbell.choose("auto", same_uid=False) == "pipe"
+    assert doorbell.choose("pipe", same_uid=True) == "pipe"
+
+
+def test_a_machine_without_eventfd_uses_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "HAS_EVENTFD", False)
+    assert doorbell.choose("auto", same_uid=True) == "pipe"
+
+
+def test_a_ring_for_one_who_is_gone_is_nothing() -> None:
+    bell = Doorbell("pipe")
+    ringer = doorbell.open_ringer(os.dup(bell.far_fd), "pipe")
+    bell.close()
+    ringer.ring()
+    ringer.close()
+
+
+# What a peer may hand over
+
+
+def closed_pipe(keep: int) -> int:
+    ends = os.pipe()
+    os.close(ends[1 - keep])
+    return ends[keep]
+
+
+def fifo(folder: Path) -> int:
+    os.mkfifo(folder / "fifo")
+    return os.open(folder / "fifo", os.O_RDWR)
+
+
+WRONG: dict[str, tuple[Kind, Callable[[Path], int]]] = {
+    "a pipe as an eventfd": ("eventfd", lambda _: closed_pipe(1)),
+    "a socket as an eventfd": ("eventfd", lambda _: socket.socket(socket.AF_UNIX).detach()),
+    "a file as an eventfd": ("eventfd", lambda folder: os.open(folder / "file", os.O_RDWR | os.O_CREAT)),
+    "a memfd as an eventfd": ("eventfd", lambda _: os.memfd_create("anon_inode:[eventfd]")),
+    "a pidfd as an eventfd": ("eventfd", lambda _: os.pidfd_open(os.getpid())),
+    "an eventfd as a pipe": ("pipe", lambda _: os.eventfd(0)),
+    "a socket as a pipe": ("pipe", lambda _: socket.socket(socket.AF_UNIX).detach()),
+    "a directory as a pipe": ("pipe", lambda folder: os.open(folder, os.O_RDONLY)),
+    "the wrong end of a pipe": ("pipe", lambda _: closed_pipe(0)),
+    "a pipe with a name": ("pipe", fifo),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_not_the_declared_doorbell_is_refused_and_closed(case: str, tmp_path: Path) -> None:
+    kind, make = WRONG[case]
+    fd = make(tmp_path)
+    with pytest.raises(BadDoorbell, match="the peer's doorbell"):
+        doorbell.open_ringer(fd, kind)
+    assert not is_open(fd)
+
+
+def test_an_old_kernel_is_found_out_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "pwritev", unsupported)
+    bell = Doorbell("pipe")
+    far = os.dup(bell.far_fd)
+    with pytest.raises(BadDoorbell, match="cannot be rung"):
+        doorbell.open_ringer(far, "pipe")
+    assert not is_open(far)
+    bell.close()
+
+
+def test_a_blocking_eventfd_is_made_non_blocking() -> None:
+    fd = os.eventfd(0)
+    os.eventfd_write(fd, 2**64 - 2)
+    ringer = doorbell.open_ringer(fd, "eventfd")
+    assert_returns(ringer.ring, lambda: os.eventfd_read(fd))
+    ringer.close()
+
+
+# Fds
+
+
+def test_every_fd_is_close_on_exec_and_closed_at_the_end(bell: Doorbell) -> None:
+    made = Doorbell(bell.kind)
+    fds = {made.fd, made.far_fd}
+    assert len(fds) == (1 if bell.kind == "eventfd" else 2)
+    assert not any(map(os.get_inheritable, fds))
+    assert not any(map(os.get_blocking, fds))
+    made.close()
+    assert not any(map(is_open, fds))
+
+
+def test_the_far_end_of_a_pipe_is_dropped_once_it_was_sent(bell: Doorbell) -> None:
+    far = bell.far_fd
+    bell.drop_far_fd()
+    bell.drop_far_fd()
+    assert is_open(far) == (bell.kind == "eventfd")
+    assert is_open(bell.fd)
+
+
+def test_it_says_what_it_is(bell: Doorbell) -> None:
+    assert repr(bell) == f"<Doorbell {bell.kind} fd={bell.fd}>"
+
+
+# Across processes
+
+RINGING_CHILD = """
+import sys
+from shmrpc.shm.doorbell import open_ringer
+ringer = open_ringer(int(sys.argv[1]), sys.argv[2])
+print("ready", flush=True)
+sys.stdin.read(1)
+ringer.ring()
+"""
+
+
+def test_a_ring_wakes_another_process(bell: Doorbell) -> None:
+    command = [sys.executable, "-c", RINGING_CHILD, str(bell.far_fd), bell.kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[bell.far_fd]) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        bell.clear()  # opening it may have rung it
+        assert not rung(bell)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert rung(bell, PATIENCE)
+    assert child.returncode == 0

@@ -1,0 +1,228 @@
+"""The pages say what happens: their files are written, their commands are run, and what comes out is compared.
+
+A Python block whose first line is ``# name.py`` is a file. A ``console`` block is a session in the folder of those files: a
+line that begins with ``$`` is a command, and what follows is its output, in which ``...`` stands for anything. ``&`` starts a
+command in the background, ``kill %1`` ends the last of those and expects it to end well. Blocks are taken in the order of
+the page, so that a page may change a file as it goes on. Commands for machines that are not there are ``sh`` blocks.
+"""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import shmrpc
+from shmrpc.shm import envelope, handshake, layout
+from shmrpc.shm.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    *sorted(page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts),
+    *sorted(ROOT.glob("*.md")),
+]
+SECONDS = 60
+"""How long a command of a page may take before it counts as hanging."""
+
+PROGRAMS = {"python": [sys.executable], "shmrpc": [sys.executable, "-m", "shmrpc"]}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    language: str
+    text: str
+
+    @property
+    def file_name(self) -> str | None:
+        """Of a block that is a file."""
+        named = re.match(r"# ([\w/]+\.py)\n", self.text)
+        return named[1] if named and self.language == "python" else None
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """Each command of a session with the output that the page promises."""
+        assert self.text.startswith("$ "), f"a session begins with a command, not with {self.text!r}"
+        for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            yield command, output
+
+
+def blocks_of(page: Path) -> list[Block]:
+    fences = re.findall(r"^```([\w{}-]*)[^\n]*\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [Block(language, text) for language, text in fences]
+
+
+class Shell:
+    """Runs a page's commands in a folder, much as a shell does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = folder / "background.log"
+        self._jobs: list[subprocess.Popen[bytes]] = []
+
+    def run(self, command: str) -> str:
+        """What a command prints; nothing for one that goes into the background or ends such a one."""
+        if command == "kill %1":
+            self._end(self._jobs.pop())
+            return ""
+        words = shlex.split(command)
+        background = words[-1] == "&"
+        program = [*PROGRAMS[words[0]], *(words[1:-1] if background else words[1:])]
+        if background:
+            with self._log.open("ab") as log:
+                self._jobs.append(subprocess.Popen(program, cwd=self._folder, stdout=log, stderr=log))
+            return ""
+        return subprocess.run(
+            program,
+            cwd=self._folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        ).stdout
+
+    def _end(self, job: "subprocess.Popen[bytes]") -> None:
+        job.terminate()
+        assert job.wait(SECONDS) == 0, self._log.read_text()
+
+    def leave(self) -> list[str]:
+        """Ends what a page left running; a page should leave nothing."""
+        left = [" ".join(map(str, job.args)) for job in self._jobs]  # type: ignore[union-attr]
+        for job in self._jobs:
+            job.kill()
+            job.wait()
+        return left
+
+
+@pytest.fixture
+def shell(folder: Path) -> Iterator[Shell]:
+    shell = Shell(folder)
+    yield shell
+    assert shell.leave() == [], "the page left a command running"
+
+
+def is_as_promised(promised: str, printed: str) -> bool:
+    pattern = re.escape(promised).replace(re.escape("..."), ".*")
+    return re.fullmatch(pattern, printed, flags=re.DOTALL) is not None
+
+
+# The pages
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(block.language == "console" for block in blocks_of(page))],
+    ids=name_of,
+)
+def test_the_code_of_a_page_does_what_the_page_says(page: Path, folder: Path, shell: Shell) -> None:
+    for block in blocks_of(page):
+        if block.file_name is not None:
+            (folder / block.file_name).write_text(block.text)
+        elif block.language == "console":
+            for command, promised in block.commands():
+                printed = shell.run(command)
+                assert is_as_promised(promised, printed), f"$ {command}\n{printed}\n--- the page says\n{promised}"
+
+
+def test_the_tutorial_and_the_readme_are_among_the_pages_that_are_run() -> None:
+    run = {name_of(page) for page in PAGES if any(block.language == "console" for block in blocks_of(page))}
+    assert {"README.md", "docs/quickstart.md"} <= run
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_python_block_of_a_page_can_be_compiled(page: Path) -> None:
+    for block in blocks_of(page):
+        if block.language == "python":
+            compile(block.text, name_of(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_name_of_shmrpc_that_a_page_uses_exists(page: Path) -> None:
+    code = "\n".join(block.text for block in blocks_of(page) if block.language == "python")
+    used = set(re.findall(r"\bshmrpc\.([A-Za-z_]\w*)", code)) - {"shm", "errors", "context"}
+    assert not [name for name in used if not hasattr(shmrpc, name)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert not [link for link in links if "://" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_page_is_reached_from_the_front_page(page: Path) -> None:
+    if page.is_relative_to(ROOT / "docs") and page.stem != "index":
+        index = (page.parent / "index.md").read_text()
+        assert re.search(rf"^(how-to/)?{re.escape(page.stem)}$", index, flags=re.MULTILINE)
+
+
+# What the pages repeat of the code
+
+
+def test_the_reference_has_every_public_name() -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    missing = [name for name in shmrpc.__all__ if not re.search(rf"shmrpc\.(errors\.)?{name}\b", reference)]
+    assert missing == []
+
+
+def test_the_reference_has_every_setting_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE))
+    settings = Settings()
+    defaults = {name: getattr(settings, name) for name in Settings.__struct_fields__}
+    defaults["geometry"] = layout.Geometry()
+    shown = {name: re.sub(r"frozenset\((.*)\)", r"\1", repr(value)) for name, value in defaults.items()}
+    shown["geometry"] = "Geometry()"
+    shown["allow_gids"] = "()"
+    evaluated = {name: text if name == "geometry" else repr(eval(text, {})) for name, text in rows.items()}
+    assert evaluated == shown
+
+
+def specified(*names: str) -> dict[str, int]:
+    """The numbers that rows of the specification's tables give to names, like ``| `tail` | `0x1000` |``."""
+    text = (ROOT / "docs" / "specification.md").read_text()
+    rows = re.findall(r"^\| `([\w ]+)` \| `(0x[0-9a-f]+|\d+)` \|", text, flags=re.MULTILINE)
+    found = {name: int(number, 0) for name, number in rows}
+    assert len(found) == len(rows), "a name has two numbers"
+    return {name: found[name] for name in names}
+
+
+def test_the_specification_has_the_offsets_of_the_cursor_words() -> None:
+    assert specified("tail", "head", "release tail", "release head", "doorbell epoch", "room epoch") == {
+        "tail": layout.CURSOR_TAIL,
+        "head": layout.CURSOR_HEAD,
+        "release tail": layout.CURSOR_RELEASE_TAIL,
+        "release head": layout.CURSOR_RELEASE_HEAD,
+        "doorbell epoch": layout.CURSOR_DOORBELL_EPOCH,
+        "room epoch": layout.CURSOR_ROOM_EPOCH,
+    }
+
+
+def test_the_specification_has_the_numbers_of_the_record_kinds_and_flags() -> None:
+    kinds = {name: number for number, name in envelope.KIND_NAMES.items()}
+    assert specified("PAD", *kinds) == {"PAD": layout.KIND_PAD, **kinds}
+    flags = ("IN_BLOCK", "HAS_METADATA", "AS_JSON")
+    assert specified(*flags) == {name: getattr(envelope, name) for name in flags}
+
+
+def test_the_specification_has_the_default_geometry() -> None:
+    names = layout.Geometry.__struct_fields__
+    assert specified(*names) == {name: getattr(layout.Geometry(), name) for name in names}
+
+
+def test_the_specification_has_the_limits_of_a_handshake_frame() -> None:
+    assert specified("frame limit", "fds", "version") == {
+        "frame limit": handshake.FRAME_LIMIT,
+        "fds": handshake.FDS,
+        "version": handshake.VERSION,
+    }
