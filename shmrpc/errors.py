@@ -83,12 +83,12 @@ class RpcError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not through __init__: a dataclass takes its fields there, and `args` lacks those that were given by keyword.
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+        return copyreg.__newobj__, (type(self),), {**self.__dict__, "args": self.args}  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         if hasattr(self, "__dataclass_fields__"):
             return repr(self)
-        return str(self.args[0]) if self.args else type(self).__name__
+        return str(self.args[0] if self.args else "") or type(self).__name__
 
 
 class InvalidArgument(RpcError, TypeError, code=Code.INVALID_ARGUMENT):

@@ -100,7 +100,8 @@ def error_of(failure: Failure, contract: type) -> RpcError:
 
 def _rebuild(cls: type[RpcError], failure: Failure) -> RpcError:
     if not dataclasses.is_dataclass(cls):
-        error = cls.__new__(cls, failure.message)  # not through the constructor, which may take anything but the text
+        error = cls.__new__(cls)  # not through the constructor, which may take anything but the text
+        error.args = (failure.message,)
     else:
         decoded: Any = msgspec.msgpack.decode(failure.fields, type=cls)
         # Through the constructor: what msgspec makes of an exception class has no args.

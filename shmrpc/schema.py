@@ -115,7 +115,7 @@ def check(description: Any) -> None:
     parts: list[Any] = []
     match description:
         case ["list", _] | ["dict", _, _] | ["tuple", *_] | ["union", _, *_]:
-            parts = description[1:]
+            parts = list(description[1:])
         case ["object" | "array", str(), _, [*fields], bool()]:
             for field in fields:
                 match field:

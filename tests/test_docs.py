@@ -1,13 +1,12 @@
 """The pages say what happens: their files are written, their commands are run, and what comes out is compared.
 
-A Python block whose first line is ``# name.py`` is a file. A ``console`` block is a session in the folder of those files: a
-line that begins with ``$`` is a command, and what follows is its output, in which ``...`` stands for anything. ``&`` starts a
-command in the background, ``kill %1`` ends the last of those and expects it to end well. Blocks are taken in the order of
-the page, so that a page may change a file as it goes on. Commands for machines that are not there are ``sh`` blocks.
+A Python block whose first line is ``# name.py`` is a file. A ``console`` block is a session in the folder of those files:
+a line that begins with ``$`` is a command, and what follows is its output, in which ``...`` stands for anything. ``&``
+starts a command in the background, ``kill %1`` ends the last of those and expects it to end well. Blocks are taken in the
+order of the page, so that a page may change a file as it goes on. Commands that are not to be run are ``sh`` blocks.
 """
 
 import ast
-import os
 import re
 import shlex
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 
 import shmrpc
 from shmrpc.shm import envelope, handshake, layout
-from shmrpc.shm.settings import Settings
+from shmrpc.shm.settings import MIN_MESSAGE, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -68,19 +67,22 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._log = folder / "background.log"
-        self._jobs: list[subprocess.Popen[bytes]] = []
+        self._jobs: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def run(self, command: str) -> str:
         """What a command prints; nothing for one that goes into the background or ends such a one."""
         if command == "kill %1":
-            self._end(self._jobs.pop())
+            _, job = self._jobs.pop()
+            job.terminate()
+            assert job.wait(SECONDS) == 0, self._log.read_text()
             return ""
         words = shlex.split(command)
         background = words[-1] == "&"
         program = [*PROGRAMS[words[0]], *(words[1:-1] if background else words[1:])]
         if background:
             with self._log.open("ab") as log:
-                self._jobs.append(subprocess.Popen(program, cwd=self._folder, stdout=log, stderr=log))
+                job = subprocess.Popen(program, cwd=self._folder, stdout=log, stderr=log)
+            self._jobs.append((command, job))
             return ""
         return subprocess.run(
             program,
@@ -92,24 +94,23 @@ class Shell:
             check=False,
         ).stdout
 
-    def _end(self, job: "subprocess.Popen[bytes]") -> None:
-        job.terminate()
-        assert job.wait(SECONDS) == 0, self._log.read_text()
+    @property
+    def running(self) -> list[str]:
+        """The commands that are in the background."""
+        return [command for command, _ in self._jobs]
 
-    def leave(self) -> list[str]:
-        """Ends what a page left running; a page should leave nothing."""
-        left = [" ".join(map(str, job.args)) for job in self._jobs]  # type: ignore[union-attr]
-        for job in self._jobs:
+    def kill_all(self) -> None:
+        """Ends what a page, or a test that failed, left running."""
+        for _, job in self._jobs:
             job.kill()
             job.wait()
-        return left
 
 
 @pytest.fixture
 def shell(folder: Path) -> Iterator[Shell]:
     shell = Shell(folder)
     yield shell
-    assert shell.leave() == [], "the page left a command running"
+    shell.kill_all()
 
 
 def is_as_promised(promised: str, printed: str) -> bool:
@@ -133,6 +134,7 @@ def test_the_code_of_a_page_does_what_the_page_says(page: Path, folder: Path, sh
             for command, promised in block.commands():
                 printed = shell.run(command)
                 assert is_as_promised(promised, printed), f"$ {command}\n{printed}\n--- the page says\n{promised}"
+    assert shell.running == []
 
 
 def test_the_tutorial_and_the_readme_are_among_the_pages_that_are_run() -> None:
@@ -172,8 +174,8 @@ def test_every_page_is_reached_from_the_front_page(page: Path) -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     reference = (ROOT / "docs" / "reference.md").read_text()
-    missing = [name for name in shmrpc.__all__ if not re.search(rf"shmrpc\.(errors\.)?{name}\b", reference)]
-    assert missing == []
+    documented = set(re.findall(r"^\.\. \w+:: shmrpc\.(\w+)$", reference, flags=re.MULTILINE))
+    assert set(shmrpc.__all__) - {"__version__"} - documented == set()
 
 
 def test_the_reference_has_every_setting_with_its_default() -> None:
@@ -186,6 +188,47 @@ def test_the_reference_has_every_setting_with_its_default() -> None:
     shown["allow_gids"] = "()"
     evaluated = {name: text if name == "geometry" else repr(eval(text, {})) for name, text in rows.items()}
     assert evaluated == shown
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module of shmrpc that a file imports, at its top or later; without the leading ``shmrpc.``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if is_module(name) else str(node.module) for name in below]
+        else:
+            continue
+        yield from (layer_of(name) for name in names if name.split(".")[0] == "shmrpc")
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def layer_of(module: str) -> str:
+    """The name under which CONTRIBUTING.md lists a module: its own, but ``cli`` for all of the command line."""
+    name = module.removeprefix("shmrpc").removeprefix(".") or "__init__"
+    return "cli" if name.split(".")[0] == "cli" else name
+
+
+def test_imports_point_downward_in_the_list_of_contributing() -> None:
+    (listing,) = (block.text for block in blocks_of(ROOT / "CONTRIBUTING.md") if "shm_gate" in block.text)
+    rows = [re.split(r"\s{2,}", line)[0].split() for line in listing.splitlines()]
+    height = {name: -row for row, names in enumerate(rows) for name in names}
+    sources = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("shmrpc/**/*.py")}
+    modules = {path: layer_of(name.removesuffix(".__init__")) for path, name in sources.items()}
+    packages = {"shm", "_native"}
+    assert set(modules.values()) - packages == set(height)
+    upward = [
+        f"{name} imports {imported}"
+        for path, name in modules.items()
+        for imported in imports_of(path)
+        if imported not in packages and name not in packages and height[imported] > height[name]
+    ]
+    assert upward == []
 
 
 def specified(*names: str) -> dict[str, int]:
@@ -221,8 +264,9 @@ def test_the_specification_has_the_default_geometry() -> None:
 
 
 def test_the_specification_has_the_limits_of_a_handshake_frame() -> None:
-    assert specified("frame limit", "fds", "version") == {
+    assert specified("frame limit", "fds", "version", "smallest max_message") == {
         "frame limit": handshake.FRAME_LIMIT,
         "fds": handshake.FDS,
         "version": handshake.VERSION,
+        "smallest max_message": MIN_MESSAGE,
     }

@@ -113,7 +113,14 @@ def _load(reference: str) -> object:
             found = getattr(found, name)
         except AttributeError:
             raise UsageError(f"module {module_name!r} has no {attribute!r}") from None
-    return found() if isinstance(found, type) else found
+    if not isinstance(found, type):
+        return found
+    try:
+        return found()
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # from inside its constructor: the traceback says where
+        raise UsageError(f"{reference!r} cannot be made without arguments: {error}") from None
 
 
 def _polling(text: str) -> str | float:
@@ -177,7 +184,7 @@ def _run_workers(arguments: argparse.Namespace) -> int:
             signal.signal(number, handler)
     if early:
         print(f"shmrpc: a worker ended by itself, exit codes {codes}; all were stopped", file=sys.stderr)
-    return 1 if early or any(codes) else 0
+    return 1 if early or any(code not in (0, -signal.SIGTERM) for code in codes) else 0
 
 
 def _worker_arguments(arguments: argparse.Namespace, fd: int) -> list[str]:

@@ -33,7 +33,7 @@ class Channel:
         self.consumer: Final = ring.open_consumer(own, peer)
         self.max_message: Final = max_message
         self.slab: Final = Slab(own.geometry.slab_bytes)
-        self._producer = ring.open_producer(own, peer)
+        self._producer = ring.open_producer(own, peer, max_message)
         self._releaser = ring.open_releaser(own, peer)
         self._reaper = ring.open_reaper(own, peer)
         self._ringer = ringer

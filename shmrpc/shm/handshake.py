@@ -22,7 +22,7 @@ from shmrpc.errors import HandshakeError
 from shmrpc.shm import doorbell, liveness, segment
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.layout import BadGeometry, Geometry
-from shmrpc.shm.settings import Settings
+from shmrpc.shm.settings import MIN_MESSAGE, Settings
 
 VERSION: Final = 1
 """The only version of the protocol so far; a hello offers a range."""
@@ -35,9 +35,6 @@ FDS: Final = 2
 _FRAME: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"SHMR"
 _MOST_FDS: Final = 16  # that one recvmsg has room for; the kernel discards more
-
-
-Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -68,7 +65,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     geometry: Geometry
     wanted: list[Wanted]
     """Empty: tell me all services."""
-    max_message: Positive
+    max_message: Annotated[int, msgspec.Meta(ge=MIN_MESSAGE)]
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
@@ -80,8 +77,8 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
     doorbell: doorbell.Kind
     geometry: Geometry
     offered: list[Offered]
-    max_message: Positive
-    max_in_flight: Positive
+    max_message: Annotated[int, msgspec.Meta(ge=MIN_MESSAGE)]
+    max_in_flight: Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Rejection(msgspec.Struct, tag="rejection", frozen=True):

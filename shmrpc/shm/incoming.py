@@ -99,6 +99,8 @@ class IncomingCalls:
         self._starter: Final = Starter[IncomingCall](loop, context, running, self._on_end)
         self._start = self._starter.start
         self._max_in_flight = max_in_flight
+        self._longest_text: Final = min(channel.max_message, channel.slab.capacity) // 4 - 50
+        """Characters of a refusal, four bytes each at most, that fit in every message with the rest of the failure."""
         self._debug = debug
         self._on_broken = on_broken
         self._timer: Final = DeadlineTimer(loop, self._expire)
@@ -115,7 +117,7 @@ class IncomingCalls:
             raise ProtocolError(f"the peer began call {call_id} after call {self.last_accepted}; ids must rise")
         if self.draining:
             return  # the peer was told the last call that counts, and repeats this one elsewhere
-        if len(self.running) >= self._max_in_flight:
+        if len(self.running) + len(self._channel.outbox) >= self._max_in_flight:  # unsent replies are calls in flight too
             raise ProtocolError(f"the peer began a call beyond the {self._max_in_flight} that may be in flight")
         self.last_accepted = call_id
         try:
@@ -222,7 +224,7 @@ class IncomingCalls:
 
     def _refuse(self, call_id: int, error: RpcError, *, maybe_executed: bool = False) -> None:
         """Fails a call that has no handler (yet, or any more)."""
-        failure = Failure(error.code, str(error), maybe_executed=maybe_executed)
+        failure = Failure(error.code, str(error)[: self._longest_text], maybe_executed=maybe_executed)
         try:
             self._channel.send(FAILURE, 0, 0, call_id, 0, envelope.encode_failure(failure))
         except ProtocolError as broken:

@@ -50,10 +50,11 @@ LARGE: Final = 3
 """`Producer.send`: over the inline limit, nothing was written; send it through the slab."""
 
 
-def open_producer(own: Segment, peer: Segment) -> Producer:
-    """The sending end of my record ring."""
+def open_producer(own: Segment, peer: Segment, max_message: int = 1 << 62) -> Producer:
+    """The sending end of my record ring. Payloads over the inline limit, or over `max_message`, are LARGE."""
     geometry = own.geometry
-    return Producer(own.mapping, peer.mapping, RING_OFFSET, geometry.ring_bytes, geometry.inline_limit)
+    limit = min(geometry.inline_limit, max_message)
+    return Producer(own.mapping, peer.mapping, RING_OFFSET, geometry.ring_bytes, limit)
 
 
 def open_consumer(own: Segment, peer: Segment) -> Consumer:

@@ -136,8 +136,8 @@ class Session:
         self.outgoing.refuse_after(call_id, f"the server {self.peer} drains and did not take the call")
 
     def _end_if_drained(self, outgoing: OutgoingCalls) -> None:
-        if not self.ended and not outgoing.pending:
-            self.lose(f"the server {self.peer} drained")
+        if not outgoing.pending:  # nothing more can come that anybody waits for
+            self._finish(lambda outgoing: outgoing.lose(f"the server {self.peer} drained"))
 
     def go_away(self) -> None:
         """Tells the peer that no call after the last one so far will be taken."""

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("max_message", "max_in_flight", "drain_budget", "max_connections", "handshake_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if self.max_message < MIN_MESSAGE:
+            raise ValueError(f"max_message is {self.max_message}, it must be at least {MIN_MESSAGE}")
         if self.max_in_flight > MAX_IN_FLIGHT:
             raise ValueError(f"max_in_flight is {self.max_in_flight}, the limit is {MAX_IN_FLIGHT}")
 
@@ -66,3 +68,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MAX_IN_FLIGHT: Final = 1 << 20
+MIN_MESSAGE: Final = 1024
+"""The least that `max_message` may be, of either side: what an error needs to say what was wrong."""

@@ -11,7 +11,7 @@ import shmrpc
 
 pytest_plugins = ["conformance_plugin"]
 
-SOON = 0.3
+SOON = 0.2
 """Seconds: a deadline that passes soon, but not before a handler has started on a machine that is busy."""
 
 

@@ -57,7 +57,7 @@ async def test_a_declared_error_keeps_a_code_that_its_handler_set(api: Api) -> N
 async def test_an_error_with_a_code_arrives_with_its_code_and_text(api: Api) -> None:
     for code in Code:
         if code is not Code.OK:
-            with pytest.raises(shmrpc.RpcError, match="^as asked$") as caught:
+            with pytest.raises(shmrpc.RpcError, match=r"^as asked$") as caught:
                 await api.refuse_with(code, "as asked")
             assert caught.value.code is code
 
@@ -88,7 +88,7 @@ async def test_what_a_handler_raised_had_been_executed(api: Api) -> None:
 
 @on_every_transport
 async def test_an_error_text_that_is_no_text_does_not_hurt(api: Api) -> None:
-    with pytest.raises(shmrpc.RpcError, match="^cannot read caf") as caught:
+    with pytest.raises(shmrpc.RpcError, match=r"^cannot read caf") as caught:
         await api.refuse_path(b"caf\xe9")
     assert str(caught.value) == "cannot read caf\\udce9"
 

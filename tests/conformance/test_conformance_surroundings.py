@@ -171,7 +171,7 @@ async def test_a_one_way_call_outlives_its_connection(api: Api, transport: Trans
 
 @on_every_transport
 async def test_a_one_way_call_ends_at_its_deadline(api: Api, key: str) -> None:
-    await shmrpc.options(api, timeout=0.3).note_when_released(key)
+    await shmrpc.options(api, timeout=0.2).note_when_released(key)
     await api.until(key, "cancelled")
     await api.release(key)
     assert await api.journal(key) == ["started", "cancelled"]

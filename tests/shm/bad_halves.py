@@ -199,6 +199,7 @@ BAD: Final = [
     _case("a doorbell of no kind", _declares(doorbell="gong"), "cannot be understood: .*gong"),
     # What it says besides
     _case("a limit below zero", _declares(max_message=-1), "cannot be understood: .*max_message"),
+    _case("a limit that no error fits in", _declares(max_message=1023), "cannot be understood: .*max_message"),
     _case("no limit at all", _declares(max_message=None), "cannot be understood: .*max_message"),
     _case("features in a heap", _declares(features=7), "cannot be understood: .*features"),
 ]
