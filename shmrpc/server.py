@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import warnings
 from typing import Any, Final
 
 from shmrpc import shm_gate
@@ -55,6 +56,10 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server of {', '.join(self._dispatcher.contracts)} at {os.fspath(self._at)}>"
+
+    def __del__(self) -> None:
+        if self._listener is not None and self._listener.listening:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
     @property
     def connections(self) -> int:

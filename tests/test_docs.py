@@ -26,6 +26,8 @@ PAGES = [
     *sorted(page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts),
     *sorted(ROOT.glob("*.md")),
 ]
+SPECIFICATION = (ROOT / "docs" / "specification.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 SECONDS = 60
 """How long a command of a page may take before it counts as hanging."""
 
@@ -173,13 +175,12 @@ def test_every_page_is_reached_from_the_front_page(page: Path) -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    reference = (ROOT / "docs" / "reference.md").read_text()
-    documented = set(re.findall(r"^\.\. \w+:: shmrpc\.(\w+)$", reference, flags=re.MULTILINE))
+    documented = set(re.findall(r"^\.\. \w+:: shmrpc\.(\w+)$", REFERENCE, flags=re.MULTILINE))
     assert set(shmrpc.__all__) - {"__version__"} - documented == set()
 
 
 def test_the_reference_has_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", REFERENCE, flags=re.MULTILINE))
     settings = Settings()
     defaults = {name: getattr(settings, name) for name in Settings.__struct_fields__}
     defaults["geometry"] = layout.Geometry()
@@ -233,8 +234,7 @@ def test_imports_point_downward_in_the_list_of_contributing() -> None:
 
 def specified(*names: str) -> dict[str, int]:
     """The numbers that rows of the specification's tables give to names, like ``| `tail` | `0x1000` |``."""
-    text = (ROOT / "docs" / "specification.md").read_text()
-    rows = re.findall(r"^\| `([\w ]+)` \| `(0x[0-9a-f]+|\d+)` \|", text, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w ]+)` \| `(0x[0-9a-f]+|\d+)` \|", SPECIFICATION, flags=re.MULTILINE)
     found = {name: int(number, 0) for name, number in rows}
     assert len(found) == len(rows), "a name has two numbers"
     return {name: found[name] for name in names}
@@ -256,6 +256,12 @@ def test_the_specification_has_the_numbers_of_the_record_kinds_and_flags() -> No
     assert specified("PAD", *kinds) == {"PAD": layout.KIND_PAD, **kinds}
     flags = ("IN_BLOCK", "HAS_METADATA", "AS_JSON")
     assert specified(*flags) == {name: getattr(envelope, name) for name in flags}
+
+
+def test_the_specification_lists_every_ordering_point_of_the_native_core() -> None:
+    code = "\n".join(header.read_text() for header in (ROOT / "shmrpc" / "_native").glob("*.h"))
+    labels = set(re.findall(r"/\* (\[[a-z-]+\])", code))
+    assert labels == set(re.findall(r"^\| (\[[a-z-]+\])", SPECIFICATION, flags=re.MULTILINE))
 
 
 def test_the_specification_has_the_default_geometry() -> None:

@@ -226,6 +226,11 @@ static int pending_call_set_blocking(PendingCallObject *self, PyObject *value, v
 static PySendResult pending_call_send(PendingCallObject *self, PyObject *Py_UNUSED(value), PyObject **result)
 {
     if (self->state == CALL_PENDING) {
+        if (self->callback) { /* said here, since asyncio leaves a task for ever that add_done_callback refuses */
+            PyErr_SetString(PyExc_RuntimeError, "a call can be awaited by one task only");
+            *result = NULL;
+            return PYGEN_ERROR;
+        }
         self->blocking = 1;
         *result = Py_NewRef(self);
         return PYGEN_NEXT;

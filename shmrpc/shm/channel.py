@@ -114,9 +114,8 @@ class Channel:
 
     def _queue(self, record: Record) -> None:
         self.outbox.append(record)
-        self._producer.corked = True
         if len(self.outbox) == 1:
-            self.flush()
+            self.flush()  # and corks the producer, if that does not help
 
     def flush(self) -> None:
         """Sends what waited for room, as far as there is room now. Raises what `send` raises."""

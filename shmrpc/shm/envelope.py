@@ -13,7 +13,7 @@ from shmrpc.failure import Failure
 REQUEST: Final = 1
 """Begins a call. Header: method, call id, deadline. Payload: the arguments, or `WithMetadata`."""
 REPLY: Final = 2
-"""Ends a call with its result. Payload: the result; empty for a one-way method."""
+"""Ends a call with its result. Payload: the result; nil for a method without one."""
 FAILURE: Final = 3
 """Ends a call with an error. Payload: a `shmrpc.failure.Failure`."""
 CANCEL: Final = 4

@@ -6,6 +6,7 @@ take is made again over the next connection; one that it may have executed is no
 
 import asyncio
 import logging
+import os
 import random
 import warnings
 from time import monotonic_ns
@@ -29,7 +30,7 @@ from shmrpc.errors import (
     Unimplemented,
 )
 from shmrpc.shm import address, envelope, handshake
-from shmrpc.shm.outgoing import Answer, OutgoingCalls, wrong_loop_error
+from shmrpc.shm.outgoing import Answer, OutgoingCalls, forked_error, wrong_loop_error
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
 from shmrpc.transport import StubMethod
@@ -70,6 +71,7 @@ class Link:
         self._wait = wait
         self._reconnect_timeout = reconnect_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
         self._session: Session | None = None
         self._calls: OutgoingCalls | None = None
         """Of the session that takes new calls; None while there is none."""
@@ -167,11 +169,19 @@ class Link:
         payload: bytes,
     ) -> bytes:
         """Makes the call again if that is safe; else raises."""
+        maybe_executed = False  # by this attempt or by one before
         while isinstance(error, RpcError):
-            repeatable = isinstance(error, ConnectionLost) and (not error.maybe_executed or method.policy.idempotent)
-            if not repeatable or self._closed:
+            if isinstance(error, Unavailable):
+                maybe_executed = error.maybe_executed = error.maybe_executed or maybe_executed
+            if not isinstance(error, ConnectionLost) or self._closed:
                 raise error
-            error = await self._call_slowly(method, options, given, deadline_ns, payload)
+            if maybe_executed and not method.policy.idempotent:
+                raise error
+            lost = error
+            try:
+                error = await self._call_slowly(method, options, given, deadline_ns, payload)
+            except Unavailable as later:
+                raise lost from later  # how it was lost says more than that there is nothing to try again with
         return error
 
     async def _call_slowly(
@@ -218,17 +228,20 @@ class Link:
         Raises:
             Unavailable, HandshakeError, DeadlineExceeded, WrongLoop.
         """
-        while self._calls is None:
+        while True:
             if self._closed:
                 raise Closed(f"{method.full_name} was called on a stub that is closed")
             if self._loop is None:
                 raise Closed(
                     f"{method.full_name} was called before its stub was connected; use 'async with connect(…)'"
                 )
-            if asyncio.get_running_loop() is not self._loop:
+            if self._pid != os.getpid():
+                raise forked_error()
+            if not _runs_here(self._loop):
                 raise wrong_loop_error(method)
+            if self._calls is not None:
+                return self._calls
             await self._wait_connected(method, deadline_ns)
-        return self._calls
 
     async def _wait_connected(self, method: Method, deadline_ns: int) -> None:
         assert self._loop is not None
@@ -257,6 +270,7 @@ class Link:
         if self._closed or self._loop is not None:
             raise Closed("a stub can be entered once; connect again")
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         until_ns = monotonic_ns() + int(self._wait * 1e9)
         while True:
             try:
@@ -293,7 +307,7 @@ class Link:
         in_flight = min(accepted.max_in_flight, self._settings.max_in_flight)
         try:
             numbers, self._narrow = self._match(accepted.offered)
-        except HandshakeError:
+        except BaseException:
             session.start(pidfd=accepted.pidfd)
             session.close("the contracts do not match")
             raise
@@ -407,6 +421,13 @@ class Link:
                 session.close(f"the stub for {self.path} was closed")
         self._session = None
         self._settle_connected(Closed(f"the stub for {self.path} was closed"))
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # no event loop at all
+        return False
 
 
 _NIL: Final = msgspec.msgpack.encode(None)

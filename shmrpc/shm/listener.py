@@ -51,8 +51,13 @@ class Listener:
         _live.add(self)
 
     def __repr__(self) -> str:
-        state = "closed" if self._sock is None else "listening"
+        state = "listening" if self.listening else "closed"
         return f"<Listener {state} at {self.path}, {len(self.sessions)} sessions>"
+
+    @property
+    def listening(self) -> bool:
+        """Whether connections are accepted."""
+        return self._sock is not None
 
     # ---- accepting ----
 

@@ -10,6 +10,7 @@ error that nobody comes to fetch, because the caller was cancelled in the same t
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, Protocol
 
 from shmrpc.context import NO_DEADLINE, remaining_seconds
@@ -142,18 +143,13 @@ class OutgoingCalls:
                 f"limit is {self.max_in_flight} (max_in_flight), and none ended before the deadline"
             ) from None
         finally:
-            if waiter in self.waiters:
-                self.waiters.remove(waiter)
-            elif waiter.done():
-                self.admit()  # the credit that this one was given is used by now, or not at all
+            self.waiters.remove(waiter)
+            self._loop.call_soon(self.admit)  # by then the credit that this one was given is used, or is the next one's
 
     def admit(self) -> None:
-        """Lets the next one go that waits for credit, if there is some."""
-        if self.waiters and len(self.pending) < self.max_in_flight:
-            waiter = self.waiters.popleft()
-            if waiter.done():
-                self.admit()
-            else:
+        """Lets those go on that wait longest, as far as there is credit. They keep their places until they do."""
+        for waiter in islice(self.waiters, max(0, self.max_in_flight - len(self.pending))):
+            if not waiter.done():
                 waiter.set_result(None)
 
     # ---- what the peer says ----
@@ -207,12 +203,14 @@ class OutgoingCalls:
                 del self.pending[call.call_id]
                 text += "; it was never sent, since the peer took no records"
             call.set_result(DeadlineExceeded(text))  # the peer has the same clock and deadline: it needs no cancel
+        self.admit()
         return earliest_ns
 
     def refuse_after(self, last_call_id: int, reason: str) -> None:
         """Ends the calls that the peer will not take any more; they were not executed."""
         for call_id in [call_id for call_id in self.pending if call_id > last_call_id]:
             self.pending.pop(call_id).set_result(ConnectionLost(reason, maybe_executed=False))
+        self._send_waiters_on()
 
     def lose(self, reason: str) -> None:
         """Ends all calls: the connection is gone. Says of each whether it may have been executed."""
@@ -235,6 +233,10 @@ class OutgoingCalls:
     def _close(self) -> None:
         self.pending.clear()
         self.timer.close()
+        self._send_waiters_on()
+
+    def _send_waiters_on(self) -> None:
+        """Those who wait for credit here will get it elsewhere."""
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -59,6 +59,14 @@ async def test_a_call_that_ends_in_time_is_not_bothered_by_its_deadline(api: Api
 
 
 @on_every_transport
+async def test_what_a_handler_gives_when_its_deadline_has_passed_is_no_result(api: Api) -> None:
+    """Whichever side's timer fires first, so there are many deadlines."""
+    stubs = [shmrpc.options(api, timeout=SOON + number / 1000) for number in range(50)]
+    ends = await asyncio.gather(*(stub.answer_when_cancelled() for stub in stubs), return_exceptions=True)
+    assert {type(end) for end in ends} == {shmrpc.DeadlineExceeded}
+
+
+@on_every_transport
 async def test_a_nested_call_inherits_the_deadline(api: Api) -> None:
     outer, nested = await shmrpc.options(api, timeout=100.0).nested_deadlines(None)
     assert outer is not None

@@ -147,9 +147,14 @@ class Keeper(Life):
         return os.getpid()
 
     async def beget(self) -> int:
+        begun, begin = os.pipe()
         child = os.fork()
         if not child:
+            os.close(begin)  # after what the library does in a forked child
             signal.pause()
+        os.close(begin)
+        os.read(begun, 1)
+        os.close(begun)
         return child
 
 

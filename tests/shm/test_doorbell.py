@@ -150,6 +150,12 @@ def closed_pipe(keep: int) -> int:
     return ends[keep]
 
 
+def writable_socket() -> int:
+    left, right = socket.socketpair()
+    right.close()
+    return left.detach()
+
+
 def fifo(folder: Path) -> int:
     os.mkfifo(folder / "fifo")
     return os.open(folder / "fifo", os.O_RDWR)
@@ -162,7 +168,9 @@ WRONG: dict[str, tuple[Kind, Callable[[Path], int]]] = {
     "a memfd as an eventfd": ("eventfd", lambda _: os.memfd_create("anon_inode:[eventfd]")),
     "a pidfd as an eventfd": ("eventfd", lambda _: os.pidfd_open(os.getpid())),
     "an eventfd as a pipe": ("pipe", lambda _: os.eventfd(0)),
-    "a socket as a pipe": ("pipe", lambda _: socket.socket(socket.AF_UNIX).detach()),
+    "a socket as a pipe": ("pipe", lambda _: writable_socket()),
+    "a file as a pipe": ("pipe", lambda folder: os.open(folder / "file", os.O_RDWR | os.O_CREAT)),
+    "a memfd as a pipe": ("pipe", lambda _: os.memfd_create("pipe")),
     "a directory as a pipe": ("pipe", lambda folder: os.open(folder, os.O_RDONLY)),
     "the wrong end of a pipe": ("pipe", lambda _: closed_pipe(0)),
     "a pipe with a name": ("pipe", fifo),

@@ -27,7 +27,11 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 def test_c_and_python_read_the_same_numbers() -> None:
     of_c = {name: value for name, value in vars(_native).items() if name.isupper()}
-    of_the_envelope = {"KIND_REPLY": envelope.REPLY, "FLAG_IN_BLOCK": envelope.IN_BLOCK}
+    of_the_envelope = {
+        "KIND_REQUEST": envelope.REQUEST,
+        "KIND_REPLY": envelope.REPLY,
+        "FLAG_IN_BLOCK": envelope.IN_BLOCK,
+    }
     of_python = {name: getattr(layout, name) for name in of_c if name not in of_the_envelope} | of_the_envelope
     assert of_c == of_python
     assert {name for name in vars(layout) if name.startswith(("CURSOR", "RECORD", "RELEASE"))} <= set(of_c)

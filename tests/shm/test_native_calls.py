@@ -1,4 +1,7 @@
-"""Requester, which begins calls, and PendingCall, which a caller awaits: the caller's side of the native core."""
+"""The caller's side of the native core at its edges: broken channels, foreign loops, early and unknown replies, cycles.
+
+What a Requester and a PendingCall do in plain weather is in ``test_pending_call``.
+"""
 
 import asyncio
 import contextvars
@@ -31,7 +34,6 @@ class Caller:
         self.far = far
         self.pending: dict[int, PendingCall] = {}
         self.unclaimed: list[Record] = []
-        self.steps: list[str] = []
 
     def requester(self, settle: Settle | None = None) -> Requester:
         """What begins its calls."""
@@ -56,7 +58,6 @@ class Caller:
                 done.set_exception(RuntimeError(f"the loop got {error!r}"))
             else:
                 done.set_result(None)
-            self.steps.append("dispatched")
 
         loop.call_soon(callback, context=contextvars.Context())
         await done
@@ -87,7 +88,7 @@ async def waiting_task(call: PendingCall) -> "asyncio.Task[Any]":
 # Beginning
 
 
-async def test_calls_are_numbered_and_kept_and_their_requests_sent(caller: Caller) -> None:
+async def test_the_request_of_a_call_arrives_with_every_field(caller: Caller) -> None:
     start = caller.requester().start
     calls = [start(Method, 0xFFFF, envelope.AS_JSON, 2**64 - 1, b"one"), start(Method, 4, 0, 0, b"two")]
     assert caller.pending == dict(enumerate(calls, 1))
@@ -145,13 +146,6 @@ async def test_a_broken_or_closed_channel_begins_no_call(caller: Caller) -> None
     assert not caller.pending
 
 
-async def test_another_thread_begins_no_call(caller: Caller) -> None:
-    start = caller.requester().start
-    assert await asyncio.to_thread(start, Method, 1, 0, 0, b"") is None
-    assert not caller.pending
-    assert not received(caller.far)
-
-
 def test_a_loop_that_does_not_run_begins_no_call(caller: Caller) -> None:
     with asyncio.Runner() as runner:
 
@@ -203,16 +197,6 @@ async def test_a_requester_is_made_of_a_loop_a_producer_and_a_dict(caller: Calle
 # Awaiting
 
 
-async def test_a_call_gives_its_answer_to_whoever_awaits_it(caller: Caller) -> None:
-    [call] = caller.begin()
-    task = await waiting_task(call)
-    assert not call.done()
-    call.set_result(b"answer")
-    assert call.done()
-    assert not task.done()  # in the next turn of the loop
-    assert await task == b"answer"
-
-
 async def test_a_call_that_is_answered_already_needs_no_turn_of_the_loop(caller: Caller) -> None:
     [call] = caller.begin()
     call.set_result(b"answer")
@@ -233,18 +217,6 @@ async def test_an_answer_may_be_anything_and_is_not_raised(caller: Caller, answe
     with pytest.raises(StopIteration) as stop:
         next(call.__await__())
     assert stop.value.value is answer
-
-
-async def test_a_cancelled_caller_ends_the_call(caller: Caller) -> None:
-    [call] = caller.begin()
-    task = await waiting_task(call)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert call.done()
-    call.set_result(b"too late")
-    with pytest.raises(asyncio.CancelledError):
-        await call
 
 
 async def test_an_answer_outlives_a_cancellation_that_comes_after_it(caller: Caller) -> None:
@@ -269,15 +241,6 @@ async def test_asyncios_own_ways_to_wait_work(caller: Caller) -> None:
     assert answer == b"quick"
 
 
-async def test_only_one_task_can_await_a_call(caller: Caller) -> None:
-    [call] = caller.begin()
-    first = await waiting_task(call)
-    with pytest.raises(RuntimeError, match="one task only"):
-        await call
-    call.set_result(b"answer")
-    assert await first == b"answer"
-
-
 async def test_what_nobody_needs_any_more_is_collected(caller: Caller) -> None:
     class Circle:
         def __call__(self, *_: object) -> None: ...
@@ -294,20 +257,6 @@ async def test_what_nobody_needs_any_more_is_collected(caller: Caller) -> None:
 
 
 # Replies that dispatch delivers
-
-
-async def test_a_reply_wakes_its_caller_before_dispatch_returns(caller: Caller) -> None:
-    async def wait(call: PendingCall) -> None:
-        caller.steps.append(f"{call.call_id} got {await call}")
-
-    tasks = [asyncio.create_task(wait(call)) for call in caller.begin(2)]
-    await asyncio.sleep(0)
-    caller.far.send(envelope.REPLY, 0, 0, 2, 0, b"two")
-    caller.far.send(envelope.REPLY, 0, 0, 1, 0, b"one")
-    await caller.take()
-    assert caller.steps == ["2 got b'two'", "1 got b'one'", "dispatched"]
-    assert not caller.pending
-    await asyncio.gather(*tasks)
 
 
 async def test_a_caller_goes_on_in_its_own_context(caller: Caller) -> None:
@@ -330,17 +279,6 @@ async def test_a_reply_that_comes_before_anybody_awaits_it_is_kept(caller: Calle
     assert await call == b"early"
 
 
-async def test_a_reply_for_a_cancelled_caller_is_dropped(caller: Caller) -> None:
-    [call] = caller.begin()
-    task = await waiting_task(call)
-    task.cancel()
-    await caller.take_reply(1, b"late")
-    assert not caller.pending
-    assert not caller.unclaimed
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
 async def test_what_is_no_plain_reply_to_a_known_call_goes_to_its_handler(caller: Caller) -> None:
     caller.begin()
     await caller.take_reply(9)
@@ -354,22 +292,6 @@ async def test_what_is_no_plain_reply_to_a_known_call_goes_to_its_handler(caller
         (envelope.REPLY, envelope.IN_BLOCK, 0, 1),
     ]
     assert set(caller.pending) == {1}
-
-
-async def test_a_caller_that_ends_the_process_does_not_take_the_others_with_it(caller: Caller) -> None:
-    class End(BaseException):
-        """Like SystemExit, which pytest and asyncio would not let pass."""
-
-    def leave(_: object) -> None:
-        raise End
-
-    leaving, other = caller.begin(2)
-    leaving.add_done_callback(leave)  # type: ignore[attr-defined]
-    task = await waiting_task(other)
-    caller.far.send(envelope.REPLY, 0, 0, 1, 0, b"one")
-    with pytest.raises(RuntimeError, match=r"the loop got End\(\)"):
-        await caller.take_reply(2, b"two")
-    assert await task == b"two"
 
 
 async def test_nothing_of_a_call_is_kept_once_it_has_ended(caller: Caller) -> None:

@@ -86,8 +86,10 @@ def test_a_group_can_be_allowed() -> None:
     assert settings.why_refused(STRANGER, 78) is not None
 
 
-def test_nobody_knows_who_an_unmapped_user_is() -> None:
+def test_nobody_knows_who_an_unmapped_user_is(monkeypatch: pytest.MonkeyPatch) -> None:
     why = Settings(allow_gids=frozenset((77, UNMAPPED))).why_refused(UNMAPPED, 77)
     assert why == f"uid {UNMAPPED} is not mapped into this user namespace, so nobody knows who it is"
     assert Settings(allow_gids=frozenset((UNMAPPED,))).why_refused(STRANGER, UNMAPPED) is not None
+    monkeypatch.setattr(os, "getuid", lambda: UNMAPPED)  # nor who else has this one
+    assert Settings().why_refused(UNMAPPED, 77) == why
     assert Settings(allow_uids=frozenset((UNMAPPED,))).why_refused(UNMAPPED, UNMAPPED) is None  # said in so many words
