@@ -67,7 +67,7 @@ CONFINED = {
             "shm.layout",  # geometry travels in the handshake
             "shm.settings",  # a frozen Struct
             "shm.incoming",  # calls are Structs, which are made faster than other classes
-            "shm.link",  # the errors of a result's decoder
+            "shm.link",  # the result of a one-way call
         },
     ),
 }

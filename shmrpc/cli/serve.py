@@ -48,6 +48,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--doorbell", default="auto", choices=("auto", "eventfd", "pipe"))
     parser.add_argument("--segment", default="auto", choices=("auto", "memfd", "posix"))
+    for credential in ("uid", "gid"):
+        parser.add_argument(
+            f"--allow-{credential}",
+            type=int,
+            action="append",
+            metavar="N",
+            help=f"let in clients with this {credential}; may be repeated (default: uids own and root)",
+        )
     parser.add_argument("--loop", default="auto", choices=("auto", "uvloop", "asyncio"))
     parser.add_argument("--debug", action="store_true", help="send the text of unexpected errors to the caller")
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
@@ -63,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         "doorbell": arguments.doorbell,
         "segment": arguments.segment,
         "debug": arguments.debug,
+        "allow_uids": arguments.allow_uid,
+        "allow_gids": arguments.allow_gid or (),
     }
     try:
         make_settings(settings)
@@ -200,4 +210,7 @@ def _worker_arguments(arguments: argparse.Namespace, fd: int) -> list[str]:
     ]
     for name in ("polling", "doorbell", "segment", "loop", "log_level"):
         passed += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    for name in ("allow_uid", "allow_gid"):
+        for credential in getattr(arguments, name) or ():
+            passed += [f"--{name.replace('_', '-')}", str(credential)]
     return passed + (["--debug"] if arguments.debug else [])

@@ -174,7 +174,11 @@ class Channel:
             published = self._producer.unread()
         except ring.RingCorrupt:
             published = []  # a peer with an impossible cursor may have taken anything
-        return published + [(record[0], record[3]) for record in self.outbox]
+        return published + self.unsent()
+
+    def unsent(self) -> list[tuple[int, int]]:
+        """Kind and call id of every record that was never published."""
+        return [(record[0], record[3]) for record in self.outbox]
 
     # ---- receiving ----
 

@@ -4,10 +4,13 @@ The sleeper makes a `Doorbell`, watches its fd and sends the other end to the pe
 
 - ``eventfd``: one fd that both processes share. A peer could make it blocking and so freeze the writer, therefore only
   between processes of one uid.
-- ``pipe``: the sleeper keeps the read end alone and the ringer writes with RWF_NOWAIT, so neither can freeze the other.
+- ``pipe``: the sleeper keeps the read end alone, and the ringer writes with RWF_NOWAIT or, before Linux 6.4, through a
+  description that it opened itself; so neither can freeze the other.
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 from typing import Final, Literal, Protocol
@@ -33,6 +36,7 @@ class Doorbell:
             self._far_fd = None
         else:
             self.fd, self._far_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.fchmod(self._far_fd, 0o622)  # a peer of another uid may have to reopen it; nobody else can reach it
 
     def __repr__(self) -> str:
         return f"<Doorbell {self.kind} fd={self.fd}>"
@@ -82,6 +86,8 @@ class _EventRinger:
 
 
 class _PipeRinger:
+    _FLAGS = _NOWAIT
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
@@ -89,10 +95,16 @@ class _PipeRinger:
         # RWF_NOWAIT, since O_NONBLOCK belongs to the open file description, which the peer may still share.
         # A full pipe means that the peer will wake all the same; a closed one that it is gone, which liveness tells.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.pwritev(self._fd, (b"\1",), -1, _NOWAIT)
+            os.pwritev(self._fd, (b"\1",), -1, self._FLAGS)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class _OwnPipeRinger(_PipeRinger):
+    """For a pipe that this process has opened itself, so that its O_NONBLOCK is nobody else's."""
+
+    _FLAGS = 0
 
 
 def open_ringer(fd: int, kind: Kind) -> Ringer:
@@ -109,15 +121,29 @@ def open_ringer(fd: int, kind: Kind) -> Ringer:
             return _EventRinger(fd)
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise BadDoorbell("the peer's doorbell is not the pipe that it declared")
-        ringer = _PipeRinger(fd)
-        try:
-            ringer.ring()
-        except OSError as error:  # the read end, or a FIFO of the file system, which knows no RWF_NOWAIT
-            raise BadDoorbell(f"the peer's doorbell cannot be rung: {error.strerror}") from None
-        return ringer
+        return _open_pipe(fd)
     except BaseException:
         os.close(fd)
         raise
+
+
+def _open_pipe(fd: int) -> Ringer:
+    try:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY:
+            raise BadDoorbell("the peer's doorbell cannot be rung: it is not the writing end of a pipe")
+        ringer = _PipeRinger(fd)
+        try:
+            ringer.ring()
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            # Pipes know RWF_NOWAIT from Linux 6.4 on. Before that, an open file description of one's own.
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.close(fd)
+            ringer = _OwnPipeRinger(own)
+    except OSError as error:
+        raise BadDoorbell(f"the peer's doorbell cannot be rung: {error.strerror}") from None
+    return ringer
 
 
 def choose(setting: Literal["auto", "eventfd", "pipe"], *, same_uid: bool) -> Kind:

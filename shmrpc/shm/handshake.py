@@ -26,8 +26,8 @@ from shmrpc.shm.settings import MIN_MESSAGE, Settings
 
 VERSION: Final = 1
 """The only version of the protocol so far; a hello offers a range."""
-FEATURES: Final[tuple[str, ...]] = ("metadata", "json")
-"""What this implementation can beyond the core; the two sides use what both can."""
+FEATURES: Final[tuple[str, ...]] = ()
+"""What this implementation can beyond version 1, by name; the two sides use what both can. Nothing yet."""
 FRAME_LIMIT: Final = 1 << 20
 FDS: Final = 2
 """A hello and a welcome carry two fds each: the sender's segment, and the far end of its doorbell."""

@@ -117,7 +117,9 @@ class IncomingCalls:
             raise ProtocolError(f"the peer began call {call_id} after call {self.last_accepted}; ids must rise")
         if self.draining:
             return  # the peer was told the last call that counts, and repeats this one elsewhere
-        if len(self.running) + len(self._channel.outbox) >= self._max_in_flight:  # unsent replies are calls in flight too
+        if (
+            len(self.running) + len(self._channel.outbox) >= self._max_in_flight
+        ):  # unsent replies are calls in flight too
             raise ProtocolError(f"the peer began a call beyond the {self._max_in_flight} that may be in flight")
         self.last_accepted = call_id
         try:

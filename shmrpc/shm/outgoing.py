@@ -212,10 +212,14 @@ class OutgoingCalls:
             self.pending.pop(call_id).set_result(ConnectionLost(reason, maybe_executed=False))
         self._send_waiters_on()
 
-    def lose(self, reason: str) -> None:
-        """Ends all calls: the connection is gone. Says of each whether it may have been executed."""
+    def lose(self, reason: str, *, peer_reads_on: bool = False) -> None:
+        """Ends all calls: the connection is gone. Says of each whether it may have been executed.
+
+        With `peer_reads_on`, what the peer has not taken yet may still be taken, and only what was never published is safe.
+        """
         self.ended = ConnectionLost(reason)
-        unread = {call_id for kind, call_id in self._channel.unread() if kind == REQUEST}
+        records = self._channel.unsent() if peer_reads_on else self._channel.unread()
+        unread = {call_id for kind, call_id in records if kind == REQUEST}
         for call_id, call in self.pending.items():
             taken = call_id not in unread
             text = f"{reason}; {call.method.full_name} was " + ("under way there" if taken else "not taken yet")

@@ -182,7 +182,8 @@ class Session:
         """The peer broke the rules: ends this connection, and nothing else."""
         if not self.ended:
             log.warning("the connection with %s was cut: %s", self.peer, error)
-            self._finish(lambda outgoing: outgoing.lose(f"the connection to {self.peer} was cut: {error}"))
+            reason = f"the connection to {self.peer} was cut: {error}"
+            self._finish(lambda outgoing: outgoing.lose(reason, peer_reads_on=True))
 
     def close(self, reason: str) -> None:
         """This side ends the connection; calls of its own that are under way end as `Closed`."""

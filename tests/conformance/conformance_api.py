@@ -178,6 +178,23 @@ class Echo:
         return value
 
 
+class Fussy(msgspec.Struct):
+    """Objects to some values with an error that is none of msgspec's."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise KeyError(self.size)
+
+
+def shrunk() -> Fussy:
+    """One that will not be read back."""
+    fussy = Fussy(0)
+    fussy.size = -1
+    return fussy
+
+
 @dataclass(eq=False)
 class BadShape(shmrpc.RpcError, code=shmrpc.Code.INVALID_ARGUMENT):
     """An error with fields."""
@@ -223,6 +240,8 @@ class Api(Protocol):
     async def break_down(self, secret: str) -> None: ...
     async def give_what_cannot_be_encoded(self) -> Any: ...
     async def give_what_does_not_fit(self) -> int: ...
+    async def give_what_will_not_be_read(self) -> Fussy: ...
+    async def take_fussy(self, fussy: Fussy) -> int: ...
     async def cancel_itself(self) -> None: ...
 
     # The ends of a call

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
-from conformance_api import About, Api, BadShape, Inner, Life, Names, NotToday, Point, text_of
+from conformance_api import About, Api, BadShape, Fussy, Inner, Life, Names, NotToday, Point, shrunk, text_of
 
 import shmrpc
 
@@ -77,6 +77,12 @@ class Service(Api):
 
     async def give_what_does_not_fit(self) -> int:
         return cast(int, "text")
+
+    async def give_what_will_not_be_read(self) -> Fussy:
+        return shrunk()
+
+    async def take_fussy(self, fussy: Fussy) -> int:
+        return fussy.size
 
     async def cancel_itself(self) -> None:
         raise asyncio.CancelledError

@@ -5,7 +5,7 @@ import pickle
 from typing import Any, cast
 
 import pytest
-from conformance_api import Api, BadShape, Echo, NotToday, Point
+from conformance_api import Api, BadShape, Echo, Fussy, NotToday, Point, shrunk
 from conformance_transports import Transport, on_every_transport
 
 import shmrpc
@@ -138,6 +138,15 @@ async def test_a_result_that_does_not_fit_the_contract_is_internal(api: Api) -> 
     with pytest.raises(shmrpc.Internal, match=r"Api.give_what_does_not_fit: .*result does not fit.*`int`, got `str`"):
         await api.give_what_does_not_fit()
     await assert_alive(api)
+
+
+@on_every_transport
+async def test_whatever_a_type_raises_when_it_is_read_is_an_error_of_that_call_only(api: Api) -> None:
+    with pytest.raises(shmrpc.InvalidArgument, match=r"Api\.take_fussy: .*-1"):
+        await api.take_fussy(shrunk())
+    with pytest.raises(shmrpc.Internal, match=r"Api\.give_what_will_not_be_read: .*result does not fit.*-1"):
+        await api.give_what_will_not_be_read()
+    assert await api.take_fussy(Fussy(3)) == 3
 
 
 @on_every_transport

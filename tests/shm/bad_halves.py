@@ -193,7 +193,7 @@ BAD: Final = [
     _case(
         "the read end of a pipe",
         _both(_declares(doorbell="pipe"), _sends(_segment, _pipe_end(0))),
-        "doorbell cannot be rung: Bad file descriptor",
+        "doorbell cannot be rung: it is not the writing end",
     ),
     _case("a named pipe", _both(_declares(doorbell="pipe"), _sends(_segment, _named_fifo)), "doorbell cannot be rung"),
     _case("a doorbell of no kind", _declares(doorbell="gong"), "cannot be understood: .*gong"),

@@ -84,10 +84,10 @@ class Keeper(Life):
         self.began: list[int] = []
         self.cancelled: list[int] = []
         self.held: set[asyncio.Future[None]] = set()
-        self._record = record or os.environ.get("LIFE_RECORD")
+        self._record = record or os.environ.get("LIFE_RECORD", "")
 
     def _note(self, event: str, number: int) -> None:
-        if self._record is not None:
+        if self._record:
             fd = os.open(self._record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 os.write(fd, f"{event} {number}\n".encode())
@@ -109,7 +109,10 @@ class Keeper(Life):
         return number
 
     async def hold(self, number: int) -> int:
-        held = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._record:  # in a process of its own: SIGUSR1 lets go, also when nobody can connect any more
+            loop.add_signal_handler(signal.SIGUSR1, self._let_go)
+        held = loop.create_future()
         self.held.add(held)
         self.began.append(number)
         self._note("began", number)
@@ -127,11 +130,14 @@ class Keeper(Life):
     async def hold_again(self, number: int) -> int:
         return await self.hold(number)
 
-    async def let_go(self) -> int:
+    def _let_go(self) -> int:
         for held in self.held:
             if not held.done():
                 held.set_result(None)
         return len(self.held)
+
+    async def let_go(self) -> int:
+        return self._let_go()
 
     async def odd(self) -> int:
         return object()  # type: ignore[return-value]

@@ -186,16 +186,36 @@ def test_what_is_not_the_declared_doorbell_is_refused_and_closed(case: str, tmp_
     assert not is_open(fd)
 
 
-def test_an_old_kernel_is_found_out_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(*_: object) -> int:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+def refuse_nowait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes pipes behave as they do before Linux 6.4: RWF_NOWAIT is not known there."""
+    pwritev = os.pwritev
 
-    monkeypatch.setattr(os, "pwritev", unsupported)
+    def write(fd: int, buffers: tuple[bytes, ...], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return pwritev(fd, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "pwritev", write)
+
+
+def test_on_an_old_kernel_a_pipe_is_reopened_so_that_nobody_else_can_make_it_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_nowait(monkeypatch)
     bell = Doorbell("pipe")
     far = os.dup(bell.far_fd)
-    with pytest.raises(BadDoorbell, match="cannot be rung"):
-        doorbell.open_ringer(far, "pipe")
-    assert not is_open(far)
+    ringer = doorbell.open_ringer(far, "pipe")
+    os.set_blocking(bell.far_fd, True)  # the sleeper has kept a copy
+    fill = lambda: [ringer.ring() for _ in range(70_000)]  # noqa: E731
+    assert_returns(fill, bell.clear)
+    assert rung(bell)
+    ringer.close()
+    bell.close()
+
+
+def test_on_an_old_kernel_a_peer_of_another_uid_may_reopen_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    bell = Doorbell("pipe")
+    assert os.fstat(bell.far_fd).st_mode & 0o022 == 0o022
     bell.close()
 
 

@@ -4,6 +4,7 @@ What a killed server did is in its record, which it wrote before it died.
 """
 
 import asyncio
+import select
 import signal
 from typing import Any
 
@@ -72,10 +73,8 @@ async def test_a_reply_that_was_published_and_not_taken_is_a_reply(path: str, re
             )  # the first was answered before that
             kill(server)
             assert await first == 1
-            try:
-                assert await second == 2
-            except shmrpc.ConnectionLost as error:
-                assert error.maybe_executed
+            (outcome,) = await asyncio.gather(second, return_exceptions=True)
+            assert outcome == 2 or getattr(outcome, "maybe_executed", False)
 
 
 async def test_a_reply_in_a_block_that_was_not_taken_is_a_reply(path: str, record: str) -> None:
@@ -225,11 +224,11 @@ async def test_what_a_client_asked_for_before_it_died_is_done_if_nobody_waits_fo
             assert keeper.began == [5]
 
 
-async def test_a_client_that_dies_in_the_handshake_leaves_nothing(path: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_dies_before_it_is_accepted_leaves_nothing(path: str) -> None:
     async with shmrpc.Server(Keeper(), at=path) as server, shmrpc.connect(Life, path) as life:
         for _ in range(3):
             with client_process(path) as client:
-                wait_until(lambda: server._listener._sock is not None, "nothing: the loop stands still")
+                wait_until(lambda: select.select([server._listener._sock], [], [], 0)[0], "the client to connect")
                 kill(client.process)
         await until(lambda: server.connections == 1, "the others to be gone")
         assert await life.add(1) == 2

@@ -1,0 +1,269 @@
+"""One stub over many connections: what is made again when the server dies and comes back, and what is not."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from life_api import Keeper, Life, recorded
+from life_processes import kill, serving, stop
+from life_waiting import until
+from raw_peer import RawServer, hung_up, raw_listener
+
+import shmrpc
+from shmrpc.shm import link
+
+
+@pytest.fixture
+def record(path: str) -> str:
+    return f"{path}.record"
+
+
+async def lost(life: Life) -> None:
+    await until(lambda: shmrpc.peer(life) is None, "the client to notice")
+
+
+# Which calls are made again
+
+
+async def test_the_same_stub_goes_on_with_the_next_server_at_the_path(path: str) -> None:
+    with serving(path) as first:
+        async with shmrpc.connect(Life, path) as life:
+            assert await life.where() == first.pid
+            for _ in range(3):
+                kill(first)
+                with serving(path) as successor:
+                    assert await life.where() == successor.pid
+                    assert shmrpc.peer(life) is not None
+                    kill(successor)
+
+
+async def test_a_call_that_was_not_taken_is_executed_once_by_the_successor(path: str, record: str) -> None:
+    with serving(path, record) as first:
+        async with shmrpc.connect(Life, path) as life:
+            await life.note(0)
+            stop(first)
+            calls = [asyncio.ensure_future(life.note(number)) for number in range(1, 200)]
+            await asyncio.sleep(0)
+            kill(first)
+            with serving(path, record):
+                assert await asyncio.gather(*calls) == list(range(1, 200))
+    assert sorted(recorded(record)) == list(range(200))
+
+
+async def test_a_call_that_may_have_been_executed_fails_unless_it_is_idempotent(path: str, record: str) -> None:
+    with serving(path, record) as first:
+        async with shmrpc.connect(Life, path) as life:
+            once, again = asyncio.ensure_future(life.hold(1)), asyncio.ensure_future(life.hold_again(2))
+            await until(lambda: recorded(record) == [1, 2], "both to begin")
+            kill(first)
+            with serving(path, record):
+                with pytest.raises(shmrpc.ConnectionLost, match=r"Life\.hold was under way there") as caught:
+                    await once
+                assert caught.value.maybe_executed
+                await until(lambda: recorded(record) == [1, 2, 2], "the other to begin again")
+                assert not again.done()
+                assert await life.let_go() == 1
+                assert await again == 2
+    assert recorded(record, "ended") == [2]
+
+
+async def test_an_idempotent_call_is_made_again_as_often_as_it_takes(path: str, record: str) -> None:
+    with serving(path, record) as first:
+        async with shmrpc.connect(Life, path) as life:
+            call = asyncio.ensure_future(life.hold_again(1))
+            await until(lambda: recorded(record) == [1], "the call to begin")
+            kill(first)
+            for times in (2, 3):
+                with serving(path, record) as server:
+                    await until(lambda times=times: recorded(record) == [1] * times, "the call to begin again")
+                    kill(server)
+            with serving(path, record):
+                await until(lambda: recorded(record) == [1] * 4, "the call to begin again")
+                await life.let_go()
+                assert await call == 1
+
+
+async def test_an_idempotent_call_that_finds_no_successor_may_have_been_executed(path: str, record: str) -> None:
+    with serving(path, record) as server:
+        async with shmrpc.connect(Life, path, reconnect_timeout=0.02) as life:
+            call = asyncio.ensure_future(life.hold_again(1))
+            await until(lambda: recorded(record) == [1], "the call to begin")
+            kill(server)
+            with pytest.raises(
+                shmrpc.ConnectionLost, match=rf"pid {server.pid} .*; Life\.hold_again was under"
+            ) as caught:
+                await call
+            assert caught.value.maybe_executed
+            assert "within 0.02 s (reconnect_timeout)" in str(caught.value.__cause__)
+
+
+async def test_what_the_first_attempt_may_have_done_is_not_forgotten_after_the_second(path: str, record: str) -> None:
+    with serving(path, record) as first:
+        async with shmrpc.connect(Life, path, reconnect_timeout=0.5) as life:
+            call = asyncio.ensure_future(life.hold_again(1))
+            await until(lambda: recorded(record) == [1], "the call to begin")
+            kill(first)
+            with serving(path, record) as second:
+                await until(lambda: shmrpc.peer(life) is not None, "the next connection")
+                await until(lambda: recorded(record) == [1, 1], "the call to begin again")
+                kill(second)
+            with pytest.raises(shmrpc.ConnectionLost) as caught:
+                await call
+            assert caught.value.maybe_executed
+
+
+# While there is no server
+
+
+async def test_a_call_waits_for_a_server_to_come_back(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path) as life:
+        await first.drain()
+        await lost(life)
+        calls = [asyncio.ensure_future(life.add(number)) for number in range(10)]
+        await asyncio.sleep(0)
+        async with shmrpc.Server(Keeper(), at=path):
+            assert await asyncio.gather(*calls) == list(range(1, 11))
+
+
+async def test_a_call_does_not_wait_longer_than_it_may(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path, reconnect_timeout=0.02) as life:
+        await first.drain()
+        await lost(life)
+        with pytest.raises(shmrpc.Unavailable) as caught:
+            await life.add(1)
+        text = f"Life.add was not sent: no connection to {path} within 0.02 s (reconnect_timeout)"
+        assert (type(caught.value), str(caught.value)) == (shmrpc.Unavailable, text)
+        assert not caught.value.maybe_executed
+        with pytest.raises(shmrpc.DeadlineExceeded) as expired:
+            await shmrpc.options(life, timeout=0.01).add(1)
+        assert str(expired.value) == f"Life.add was not sent: no connection to {path} before the deadline"
+
+
+async def test_a_caller_that_is_cancelled_while_it_waits_is_gone(path: str) -> None:
+    keeper = Keeper()
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path) as life:
+        await first.drain()
+        await lost(life)
+        call = asyncio.ensure_future(life.note(1))
+        await asyncio.sleep(0)
+        call.cancel()
+        async with shmrpc.Server(keeper, at=path):
+            assert await life.note(2) == 2
+        assert call.cancelled()
+        assert keeper.began == [2]
+
+
+async def test_a_successor_that_does_not_fit_is_said_to_callers_and_not_believed_for_ever(path: str) -> None:
+    class Life:
+        async def add(self, left: str) -> str:
+            return left
+
+    from life_api import Life as Wanted
+
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Wanted, path) as life:
+        await first.drain()
+        await lost(life)
+        async with shmrpc.Server(Life(), at=path):
+            with pytest.raises(shmrpc.ContractMismatch, match="add: parameter 'left'"):
+                await life.add(1)
+        async with shmrpc.Server(Keeper(), at=path):
+            while True:
+                try:
+                    assert await life.add(1) == 2
+                    break
+                except shmrpc.ContractMismatch:  # of an attempt that was under way
+                    continue
+
+
+async def test_a_server_that_hangs_up_in_the_handshake_is_tried_again(path: str) -> None:
+    """It may have been killed in the middle of it: no reason to fail a call that can wait for the next."""
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path) as life:
+        await first.drain()
+        await lost(life)
+
+        async def hang_up(server: RawServer) -> None:
+            await server.receive_hello()
+
+        async with raw_listener(path, hang_up):
+            call = asyncio.ensure_future(life.add(1))
+        async with shmrpc.Server(Keeper(), at=path):
+            assert await call == 2
+
+
+# Back-off
+
+
+async def test_the_pauses_between_attempts_grow_up_to_a_limit(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    async def pause(self: Any, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            enough.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(link.Link, "_pause", pause)
+    async with shmrpc.Server(Keeper(), at=path) as server, shmrpc.connect(Life, path) as life:
+        await server.drain()
+        await lost(life)
+        await enough.wait()
+    expected = 0.05
+    for seconds in pauses:
+        assert 0.8 * expected <= seconds <= 1.2 * expected
+        expected = min(expected * 1.6, 5.0)
+    assert expected == 5.0
+    assert len({seconds / 5.0 for seconds in pauses[-5:]}) == 5  # no two clients come back in step
+
+
+async def test_a_call_does_not_wait_for_a_long_pause_to_end(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "BACKOFF_FIRST", 1000.0)
+    monkeypatch.setattr(link, "BACKOFF_MOST", 1000.0)
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path, reconnect_timeout=20) as life:
+        await first.drain()
+        await lost(life)
+        for _ in range(20):
+            await asyncio.sleep(0.005)  # into the pause; before it, this tests less and is as true
+        call = asyncio.ensure_future(life.add(1))
+        async with shmrpc.Server(Keeper(), at=path):
+            assert await call == 2
+
+
+async def test_a_stub_may_be_closed_while_it_reconnects(path: str) -> None:
+    waiting = asyncio.Event()
+
+    async def stall(server: RawServer) -> None:
+        await server.receive_hello()
+        waiting.set()
+        await hung_up(server.sock)
+
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path) as life:
+        await first.drain()
+        await lost(life)
+        listener = raw_listener(path, stall)
+        await listener.__aenter__()
+        await waiting.wait()
+    await listener.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_many_servers_come_and_go(path: str, loop: str) -> None:
+    """In either loop: an fd's number is used again by the next connection, while the loop may still forget the last."""
+
+    async def main() -> None:
+        server = shmrpc.Server(Keeper(), at=path)
+        await server.__aenter__()
+        async with shmrpc.connect(Life, path) as life:
+            for number in range(20):
+                assert await life.add(number) == number + 1
+                successor = shmrpc.Server(Keeper(), at=path)
+                await server.__aexit__(None, None, None)
+                server = successor
+                await server.__aenter__()
+        await server.__aexit__(None, None, None)
+
+    import uvloop
+
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
