@@ -35,6 +35,8 @@ class Server:
         BadAddress: on entering: the address cannot be served.
     """
 
+    _listener: Any = None
+
     def __init__(
         self,
         *services: object,
@@ -50,7 +52,6 @@ class Server:
         self._mode = mode
         self._fd = fd
         self._grace = grace
-        self._listener: Any = None
         self._closed: asyncio.Event | None = None
         self._draining: asyncio.Task[bool] | None = None
 
@@ -95,13 +96,15 @@ class Server:
 
         Args:
             grace: Seconds that they get; then they are cancelled and their callers get `Unavailable`. None: as the
-                server was made.
+                server was made. Called again, it can shorten the time that is left, not lengthen it.
 
         Returns:
             Whether all of them ended in time.
         """
         if self._listener is None:
             return True
+        if self._draining is not None and grace is not None:
+            self._listener.hurry(grace)
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain(self._grace if grace is None else grace))
         return await asyncio.shield(self._draining)
@@ -147,7 +150,8 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, server: Server) -> list[sig
     draining: set[asyncio.Task[bool]] = set()
 
     def drain() -> None:
-        draining.add(loop.create_task(server.drain()))
+        """The first signal drains; one more ends what still runs."""
+        draining.add(loop.create_task(server.drain(0 if draining else None)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         try:

@@ -224,10 +224,9 @@ class Half:
 
     def __init__(self, settings: Settings, peer: Peer) -> None:
         self._settings = settings
-        self._same_uid = peer.uid == os.getuid()
         self.segment: Final = segment.create(settings.geometry, settings.segment)
         try:
-            kind = doorbell.choose(settings.doorbell, same_uid=self._same_uid)
+            kind = doorbell.choose(settings.doorbell, same_uid=peer.uid == os.getuid())
             self.doorbell: Final = doorbell.Doorbell(kind)
         except BaseException:
             self.segment.close()
@@ -238,15 +237,15 @@ class Half:
         """What travels."""
         return [self.segment.fd, self.doorbell.far_fd]
 
-    def join(self, fds: list[int], theirs: Hello | Welcome) -> Channel:
-        """Checks the peer's fds, which are closed on failure, and makes the channel of both halves.
+    def join(self, fds: list[int], theirs: Hello | Welcome, sender: Peer) -> Channel:
+        """Checks the fds that the peer sent, which are closed on failure, and makes the channel of both halves.
 
         Raises:
             HandshakeError: the peer's segment or doorbell is not what it declared.
         """
         segment_fd, doorbell_fd = fds
         try:
-            self._check_kinds(theirs)
+            self._check_kinds(theirs, sender)
             ringer = doorbell.open_ringer(doorbell_fd, theirs.doorbell)
         except (HandshakeError, doorbell.BadDoorbell, OSError) as error:
             os.close(segment_fd)
@@ -266,8 +265,8 @@ class Half:
         max_message = min(self._settings.max_message, theirs.max_message)
         return Channel(self.segment, far, self.doorbell, ringer, max_message)
 
-    def _check_kinds(self, theirs: Hello | Welcome) -> None:
-        if theirs.doorbell == "eventfd" and not self._same_uid and self._settings.doorbell != "eventfd":
+    def _check_kinds(self, theirs: Hello | Welcome, sender: Peer) -> None:
+        if theirs.doorbell == "eventfd" and sender.uid != os.getuid() and self._settings.doorbell != "eventfd":
             raise HandshakeError(
                 "the peer offers an eventfd, with which it could freeze this process, and it is of another uid; "
                 "set doorbell='pipe' there"
@@ -343,7 +342,7 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
             raise HandshakeError(f"the server's {why}")
         pidfd = liveness.open_pidfd(server, sock if server == listener else None)
         try:
-            channel = mine.join(frame.take_fds(FDS), answer)
+            channel = mine.join(frame.take_fds(FDS), answer, server)
             mine.sent()
         except BaseException:
             if pidfd is not None:
@@ -384,7 +383,7 @@ async def answer_hello(
     """
     mine = Half(settings, peer)
     try:
-        channel = mine.join(frame.take_fds(FDS), hello)
+        channel = mine.join(frame.take_fds(FDS), hello, peer)
     except BaseException:
         mine.close()
         raise

@@ -5,6 +5,7 @@ sent for each request, one-way methods included, so that both sides count the sa
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextvars import Context
 from time import monotonic_ns
@@ -31,6 +32,8 @@ from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.eager import Starter
 from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_METADATA, REPLY
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
+
+log: Final = logging.getLogger("shmrpc.server")
 
 _NO_METADATA: Final[Metadata] = {}
 _NOT_ENCODED: Final = "its result cannot be encoded"
@@ -166,6 +169,8 @@ class IncomingCalls:
                 served.decode_arguments(payload)  # again, for its error, which names the parameter
             except InvalidArgument as explained:
                 error = explained
+        if served.method.oneway:
+            log.warning("%s was refused, and is one-way, so that nobody is told: %s", served.full_name, error)
         self._refuse(call_id, error if isinstance(error, RpcError) else InvalidArgument(str(error)))
 
     def _open(self, payload: bytes, call_id: int) -> tuple[Metadata, bytes]:
@@ -215,12 +220,14 @@ class IncomingCalls:
             except (ProtocolError, ValueError) as error:  # ValueError is the native core's word for a broken channel
                 self._on_broken(ProtocolError(str(error)))
         if self._idle is not None and not self.running:
-            self._idle.set()
+            self.look_idle()
 
     def _fail(self, call: IncomingCall, error: BaseException, what: str = "failed") -> None:
         served = call.served
         if isinstance(error, asyncio.CancelledError):
             error = _status_of_cancellation(call)
+        if served.method.oneway and isinstance(error, RpcError):
+            log.warning("%s failed, and is one-way, so that nobody is told: %s", served.full_name, error)
         failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
         self._end(call, FAILURE, envelope.encode_failure(failure))
 
@@ -260,13 +267,19 @@ class IncomingCalls:
                 call.state = step_incoming(call.state, Event.LOSE)
             else:
                 call.tell(Event.LOSE)
+        self.look_idle()
 
     async def wait_idle(self) -> None:
-        """Returns when no call is running."""
-        while self.running:
+        """Returns when no call is running and every reply is on its way."""
+        while self.running or self._channel.outbox:
             if self._idle is None or self._idle.is_set():
                 self._idle = asyncio.Event()
             await self._idle.wait()
+
+    def look_idle(self) -> None:
+        """Something ended or was sent: whoever waits may look again."""
+        if self._idle is not None:
+            self._idle.set()
 
 
 def _status_of_cancellation(call: IncomingCall) -> RpcError:

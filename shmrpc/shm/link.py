@@ -5,6 +5,7 @@ take is made again over the next connection; one that it may have executed is no
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -391,11 +392,9 @@ class Link:
         if self._connected is not None:
             seconds = min(seconds, BACKOFF_WAITED_FOR)
         await asyncio.sleep(min(seconds, BACKOFF_WAITED_FOR))
-        rest = seconds - BACKOFF_WAITED_FOR
-        if rest > 0 and not self._hurry.is_set():
-            waiting = asyncio.ensure_future(self._hurry.wait())
-            await asyncio.wait((waiting,), timeout=rest)
-            waiting.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds - BACKOFF_WAITED_FOR)):
+                await self._hurry.wait()
 
     def _settle_connected(self, error: RpcError | None) -> None:
         connected, self._connected = self._connected, None

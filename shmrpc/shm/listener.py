@@ -44,8 +44,9 @@ class Listener:
         self._context = contextvars.copy_context()
         self._greeting: set[asyncio.Task[None]] = set()
         self._orphaned: set[IncomingCalls] = set()
-        """Of ended sessions, while handlers of one-way calls still run."""
+        """Of ended sessions, while handlers still run: those of one-way calls do to their end."""
         self._quota = Quota(os.getuid(), settings)
+        self._grace: asyncio.Timeout | None = None
         self._digests: dict[str, bytes] = {}
         self._loop.add_reader(sock.fileno(), self._accept)
         _live.add(self)
@@ -173,9 +174,7 @@ class Listener:
     def _on_session_end(self, session: Session) -> None:
         self.sessions.discard(session)
         self._quota.close(session.peer)
-        incoming = session.incoming
-        if incoming is not None and incoming.running:
-            self._orphaned.add(incoming)
+        self._orphaned = {incoming for incoming in (*self._orphaned, session.incoming) if incoming and incoming.running}
 
     # ---- the end ----
 
@@ -199,11 +198,19 @@ class Listener:
         for session in list(self.sessions):
             session.go_away()
         try:
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(grace) as self._grace:
                 await self._wait_idle()
         except TimeoutError:
             return False
+        finally:
+            self._grace = None
         return True
+
+    def hurry(self, grace: float) -> None:
+        """Leaves a drain that runs at most `grace` seconds from now."""
+        until = self._loop.time() + grace
+        if self._grace is not None and (self._grace.when() or until) > until:
+            self._grace.reschedule(until)
 
     async def _wait_idle(self) -> None:
         if self._greeting:
@@ -211,6 +218,8 @@ class Listener:
         for incoming in [session.incoming for session in self.sessions] + list(self._orphaned):
             if incoming is not None:
                 await incoming.wait_idle()
+        for session in list(self.sessions):
+            await session.wait_sent()
 
     async def close(self) -> None:
         """Ends everything: handlers that still run are cancelled, their callers are told."""

@@ -56,6 +56,7 @@ class Session:
         self._on_drain = on_drain
         self._budget = settings.drain_budget
         self._watch: ProcessWatch | None = None
+        self._sent: asyncio.Event | None = None
         self._member = Member(self, channel.consumer, channel.doorbell, Polling.of(settings.polling), peer.pid)
         self._handlers: tuple[OnRecord, ...] = ()
         self._pending: dict[int, PendingCall] = {}
@@ -100,6 +101,10 @@ class Session:
             channel.dispatch(self._budget, self._handlers, self._pending)
             if channel.outbox:
                 channel.flush()
+                if self.incoming is not None:
+                    self.incoming.look_idle()
+                if self._sent is not None and not channel.outbox:
+                    self._sent.set()
         except ProtocolError as error:
             self.cut(error)
         except Exception as error:  # a bug of ours must not stop the poller, which serves other sessions too
@@ -148,6 +153,12 @@ class Session:
             except ProtocolError as error:
                 self.cut(error)
 
+    async def wait_sent(self) -> None:
+        """Returns when nothing waits for room any more, or the session has ended."""
+        while self.channel.outbox and not self.ended:
+            self._sent = asyncio.Event()
+            await self._sent.wait()
+
     # ---- signs of the end ----
 
     def _on_socket(self) -> None:
@@ -193,6 +204,8 @@ class Session:
         if self.ended:
             return
         self.ended = True
+        if self._sent is not None:
+            self._sent.set()
         _live.discard(self)
         poller_of(self._loop).remove(self._member)
         self._loop.remove_reader(self._sock.fileno())

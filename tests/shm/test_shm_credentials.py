@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from life_api import Keeper, Life
@@ -118,20 +119,25 @@ async def test_a_client_can_allow_it(open_path: str) -> None:
             assert shmrpc.peer(life) == (server.pid, STRANGER, STRANGER)
 
 
-async def test_who_answers_counts_beside_who_listened(open_path: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, f"the server's uid {STRANGER} .* is not allowed"),
+        ({"allow_uids": ALLOWED}, "the peer offers an eventfd, with which it could freeze this process"),
+    ],
+)
+async def test_who_answers_counts_beside_who_listened(open_path: str, settings: dict[str, Any], why: str) -> None:
     """A socket can be made by one process, root's here, and served by another one under another uid."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(open_path)
         listener.listen()
         listener.setblocking(False)
-
-        entering = asyncio.ensure_future(shmrpc.connect(Life, open_path).__aenter__())
-        loop = asyncio.get_running_loop()
-        sock, _ = await loop.sock_accept(listener)
+        entering = asyncio.ensure_future(shmrpc.connect(Life, open_path, **settings).__aenter__())
+        sock, _ = await asyncio.get_running_loop().sock_accept(listener)
         peer = RawServer(sock, Half())
         await peer.receive_hello()
         answer_as_stranger(peer)
-        with pytest.raises(shmrpc.HandshakeError, match=f"the server's uid {STRANGER} .* is not allowed"):
+        with pytest.raises(shmrpc.HandshakeError, match=why):
             await entering
         peer.close()
 

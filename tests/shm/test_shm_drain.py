@@ -9,7 +9,7 @@ import pytest
 from life_api import METHODS, Keeper, Life, recorded
 from life_processes import client_process, inode, serving
 from life_waiting import until
-from raw_peer import CANCEL, GOAWAY, REPLY, RawClient, hung_up
+from raw_peer import CANCEL, GOAWAY, HEAD, REPLY, RawClient, hung_up
 
 import shmrpc
 
@@ -83,6 +83,7 @@ async def test_replies_that_wait_for_room_are_sent_before_the_end(path: str) -> 
         for call_id in range(1, 101):
             channel.request(call_id, METHODS.index("sized"), 8000)
         assert (await channel.receive()).call_id == 1
+        await until(lambda: channel.far_word(HEAD) == channel.tail, "the server to take all calls")
         draining = asyncio.ensure_future(server.drain())
         await until(lambda: inode(path) == 0, "the server to drain")
         answers = [await channel.receive() for _ in range(100)]
@@ -181,9 +182,9 @@ async def test_connections_that_ended_are_not_remembered(path: str) -> None:
         for number in range(5):
             async with shmrpc.connect(Life, path) as life:
                 call = asyncio.ensure_future(life.hold(number))
-                await until(lambda number=number: keeper.began[-1:] == [number], "the call to begin")
+                await until(lambda: len(keeper.began) == len(keeper.cancelled) + 1, "the call to begin")
             assert isinstance(await outcome_of(call), shmrpc.Closed)
-            await until(lambda number=number: keeper.cancelled[-1:] == [number], "the handler to be told")
+            await until(lambda: len(keeper.began) == len(keeper.cancelled), "the handler to be told")
         await until(lambda: server.connections == 0, "the connections to end")
         assert len(server._listener._orphaned) <= 1
 
@@ -294,6 +295,34 @@ async def test_a_signal_cuts_off_what_exceeds_the_grace_time(path: str) -> None:
             await until(lambda: server.poll() is not None, "the process to end")
             assert server.returncode == 0
     assert recorded(record, "cancelled") == [1]
+
+
+async def test_a_second_signal_cuts_off_what_still_runs(path: str) -> None:
+    record = f"{path}.record"
+    with serving(path, record, "--grace", "60") as server:
+        async with shmrpc.connect(Life, path) as life:
+            held = asyncio.ensure_future(life.hold(1))
+            await until(lambda: recorded(record) == [1], "the call to begin")
+            server.send_signal(signal.SIGTERM)
+            await until(lambda: inode(path) == 0, "the server to drain")
+            assert not held.done()
+            server.send_signal(signal.SIGTERM)
+            with pytest.raises(shmrpc.Unavailable, match=r"Life\.hold was cut off"):
+                await held
+            await until(lambda: server.poll() is not None, "the process to end")
+            assert server.returncode == 0
+
+
+async def test_the_time_that_a_drain_has_left_can_be_shortened_and_not_lengthened(path: str) -> None:
+    keeper = Keeper()
+    async with shmrpc.Server(keeper, at=path, grace=60) as server, shmrpc.connect(Life, path) as life:
+        held = asyncio.ensure_future(life.hold(1))
+        await until(lambda: keeper.began == [1], "the call to begin")
+        draining = asyncio.ensure_future(server.drain())
+        await until(lambda: inode(path) == 0, "the server to drain")
+        hurried = asyncio.ensure_future(server.drain(grace=0.01))
+        assert await asyncio.gather(draining, hurried, server.drain(grace=60)) == [False, False, False]
+        assert isinstance(await outcome_of(held), shmrpc.Unavailable)
 
 
 async def test_serve_drains_when_its_task_is_cancelled(path: str) -> None:
