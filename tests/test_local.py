@@ -140,6 +140,25 @@ async def test_one_way_calls_that_do_not_end_are_cancelled_in_the_end(monkeypatc
     assert service.diary == ["entered", "one-way cancelled", "left"]
 
 
+async def test_a_one_way_call_that_fails_is_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Service):
+        async def tell(self, name: str) -> None:
+            if name == "nobody":
+                raise ValueError(name)
+            raise shmrpc.PermissionDenied(f"not to {name}")
+
+    async with shmrpc.local(Api, Refusing()) as api:
+        await api.tell("anybody")
+        await api.tell("nobody")
+        await api.tell(3)  # type: ignore[arg-type]
+    assert [record.getMessage().partition(", correlation id")[0] for record in caplog.records] == [
+        "Api.tell: failed",
+        "Api.tell failed, and is one-way, so that nobody is told: not to anybody",
+        "Api.tell failed, and is one-way, so that nobody is told: Api.tell: parameter 'name': Expected `str`, got `int`; "
+        "it is oneway tell(name: str) -> None",
+    ]
+
+
 async def test_closing_twice_is_closing_once() -> None:
     service = Service()
     connection = shmrpc.local(Api, service)

@@ -225,6 +225,28 @@ async def test_calls_that_do_not_end_in_the_grace_time_are_cut_off(path: str) ->
     assert service.diary == ["entered", "cancelled", "left"]
 
 
+async def test_a_drain_can_be_hurried_but_not_slowed_down(path: str) -> None:
+    service = Service()
+    async with shmrpc.Server(service, at=path) as server, shmrpc.connect(Api, path) as api:
+        call = asyncio.create_task(api.wait())
+        await service.waiting.wait()
+        draining = asyncio.create_task(server.drain(grace=1000.0))
+        await until_gone(path)
+        assert not await server.drain(grace=0.0)
+        assert not await draining
+        assert not await server.drain(grace=1000.0)
+        with pytest.raises(shmrpc.Unavailable):
+            await call
+
+
+async def test_a_server_that_is_never_left_is_warned_about(path: str) -> None:
+    server = shmrpc.Server(Plain(), at=path)
+    await server.__aenter__()
+    with pytest.warns(ResourceWarning, match=r"<Server of Plain at .*> was never closed"):
+        server.__del__()
+    await server.__aexit__()
+
+
 async def test_leaving_a_server_drains_it_with_its_own_grace_time(path: str) -> None:
     service = Service()
     async with shmrpc.Server(service, at=path, grace=0.01):
@@ -283,6 +305,21 @@ async def test_serve_drains_when_a_signal_comes(path: str, number: signal.Signal
         assert await call == "waited"
         await serving
     assert service.diary == ["entered", "left"]
+
+
+async def test_a_second_signal_ends_what_still_runs(path: str) -> None:
+    service = Service()
+    serving = asyncio.create_task(shmrpc.serve(service, at=path, grace=1000.0))
+    async with shmrpc.connect(Api, path, wait=60.0) as api:
+        call = asyncio.create_task(api.wait())
+        await service.waiting.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        await until_gone(path)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(shmrpc.Unavailable, match=r"Api\.wait was cut off"):
+            await call
+        await serving
+    assert service.diary == ["entered", "cancelled", "left"]
 
 
 async def test_serve_gives_the_signals_back(path: str) -> None:

@@ -18,6 +18,7 @@ typedef struct {
     PyObject *answer;
     PyObject *callback; /* the waiting task's wake-up */
     PyObject *context;  /* that it runs in */
+    PyObject *cancel_message;
     unsigned long long call_id;
     unsigned long long deadline_ns;
     char state;
@@ -32,7 +33,7 @@ PyObject *pending_call_new(struct native_state *state, PyObject *loop, unsigned 
         return NULL;
     self->loop = Py_NewRef(loop);
     self->method = Py_NewRef(method);
-    self->answer = self->callback = self->context = NULL;
+    self->answer = self->callback = self->context = self->cancel_message = NULL;
     self->call_id = call_id;
     self->deadline_ns = deadline_ns;
     self->state = CALL_PENDING;
@@ -49,6 +50,7 @@ static int pending_call_traverse(PendingCallObject *self, visitproc visit, void 
     Py_VISIT(self->answer);
     Py_VISIT(self->callback);
     Py_VISIT(self->context);
+    Py_VISIT(self->cancel_message);
     return 0;
 }
 
@@ -59,6 +61,7 @@ static int pending_call_clear(PendingCallObject *self)
     Py_CLEAR(self->answer);
     Py_CLEAR(self->callback);
     Py_CLEAR(self->context);
+    Py_CLEAR(self->cancel_message);
     return 0;
 }
 
@@ -101,7 +104,7 @@ static int run_waiter(PendingCallObject *self)
 static int schedule_waiter(PendingCallObject *self)
 {
     PyObject *callback = self->callback, *context = self->context;
-    if (!callback)
+    if (!callback || !self->loop)
         return 0;
     self->callback = self->context = NULL;
     PyObject *call_soon = PyObject_GetAttrString(self->loop, "call_soon");
@@ -141,12 +144,17 @@ static PyObject *pending_call_set_result(PendingCallObject *self, PyObject *answ
     Py_RETURN_NONE;
 }
 
-static PyObject *pending_call_cancel(PendingCallObject *self, PyObject *const *Py_UNUSED(args),
-                                     Py_ssize_t Py_UNUSED(count), PyObject *Py_UNUSED(names))
+static PyObject *pending_call_cancel(PendingCallObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
+    if (count + (names ? PyTuple_GET_SIZE(names) : 0) > 1) {
+        PyErr_SetString(PyExc_TypeError, "cancel takes a message");
+        return NULL;
+    }
     if (self->state != CALL_PENDING)
         Py_RETURN_FALSE;
     self->state = CALL_CANCELLED;
+    if (count || names)
+        self->cancel_message = args[0] == Py_None ? NULL : Py_NewRef(args[0]);
     if (schedule_waiter(self) < 0)
         return NULL;
     Py_RETURN_TRUE;
@@ -156,10 +164,16 @@ static PyObject *pending_call_result(PendingCallObject *self, PyObject *Py_UNUSE
 {
     if (self->state == CALL_ANSWERED)
         return Py_NewRef(self->answer);
-    if (self->state == CALL_CANCELLED)
-        PyErr_SetNone(native_state_of(Py_TYPE(self))->cancelled_error);
-    else
+    if (self->state == CALL_PENDING) {
         PyErr_SetString(PyExc_RuntimeError, "the call has not ended");
+        return NULL;
+    }
+    PyObject *type = native_state_of(Py_TYPE(self))->cancelled_error;
+    PyObject *error = self->cancel_message ? PyObject_CallOneArg(type, self->cancel_message) : PyObject_CallNoArgs(type);
+    if (error) {
+        PyErr_SetObject(type, error);
+        Py_DECREF(error);
+    }
     return NULL;
 }
 
@@ -175,7 +189,7 @@ static PyObject *pending_call_cancelled(PendingCallObject *self, PyObject *Py_UN
 
 static PyObject *pending_call_get_loop(PendingCallObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_NewRef(self->loop);
+    return Py_NewRef(self->loop ? self->loop : Py_None);
 }
 
 static PyObject *pending_call_add_done_callback(PendingCallObject *self, PyObject *const *args, Py_ssize_t count,

@@ -128,7 +128,7 @@ static PyObject *reaper_take(ReaperObject *self, PyObject *Py_UNUSED(ignored))
     PyObject *entries = PyList_New(0);
     if (!entries)
         return NULL;
-    for (uint64_t i = 0; i < self->ring.entries; i++) {
+    for (uint64_t i = 0; i < self->ring.entries && self->maps.open; i++) { /* a finalizer may close the channel */
         uint64_t block, generation;
         enum shm_status status = shm_reaper_take(&self->ring, &block, &generation);
         if (status == SHM_EMPTY)

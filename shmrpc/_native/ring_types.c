@@ -25,6 +25,7 @@ typedef struct {
     struct shm_ringer room;      /* the peer's want-room epoch */
     Py_ssize_t inline_limit;
     char room_due;
+    char broken;
 } ConsumerObject;
 
 static void end_dealloc(PyObject *self, struct mapping_pair *maps)
@@ -147,7 +148,7 @@ static PyObject *producer_unread(ProducerObject *self, PyObject *Py_UNUSED(ignor
                              self->ring.tail);
     }
     uint64_t at = self->ring.head;
-    while (at < self->ring.tail) {
+    while (at < self->ring.tail && self->maps.open) { /* a finalizer that runs in between may close the channel */
         uint64_t offset = at & (self->ring.size - 1);
         uint64_t word = shm_ring_word(self->ring.ring + offset);
         uint8_t kind = (uint8_t)(word >> 32);
@@ -360,6 +361,10 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
     if (budget == -1 && PyErr_Occurred())
         return NULL;
     struct native_state *state = native_state_of(Py_TYPE(self));
+    if (self->broken) {
+        PyErr_SetString(state->corrupt, "the peer broke the rules, which was found together with the end of the process");
+        return NULL;
+    }
     PyObject *type = NULL, *value = NULL, *traceback = NULL; /* what is for the loop, after the rest of the records */
     long total = 0;
     bool broken = false;
@@ -395,12 +400,12 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
         total += taken;
     }
     Py_DECREF(self);
-    if (type && !PyErr_Occurred()) {
+    if (type) {
+        if (PyErr_Occurred()) { /* both: the process ends first, and should it go on, the channel is broken still */
+            self->broken = 1;
+            PyErr_Clear();
+        }
         PyErr_Restore(type, value, traceback);
-    } else {
-        Py_XDECREF(type);
-        Py_XDECREF(value);
-        Py_XDECREF(traceback);
     }
     if (PyErr_Occurred())
         return NULL;
@@ -409,7 +414,7 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
 
 static PyObject *consumer_ready(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->maps.open && shm_consumer_ready(&self->ring));
+    return PyBool_FromLong(self->maps.open && (self->broken || shm_consumer_ready(&self->ring)));
 }
 
 static PyObject *consumer_arm(ConsumerObject *self, PyObject *Py_UNUSED(ignored))

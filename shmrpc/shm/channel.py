@@ -41,6 +41,10 @@ class Channel:
         """What waits for room, oldest first."""
         self._waiting_for_room = False
         self._closed = False
+        self._peer_is_gone = False
+        self._block_bytes = 0
+        """Copied out of blocks in this dispatch, and how many slabs full of them there can be in it."""
+        self._slabs_at_once = 1
         self.push: Final[Callable[[int, int, int, int, int, bytes], int]] = self._producer.send
         """The fast half of `send`: tries to publish one record inline, and answers a status of `ring`. Every answer but
         `ring.SENT` must be passed to `settle`, with the same record."""
@@ -189,6 +193,9 @@ class Channel:
             ProtocolError: the peer's ring or cursor is impossible, or a handler says that a record is.
         """
         consumer = self.consumer
+        if not self._peer_is_gone:
+            self._block_bytes = 0
+            self._slabs_at_once = -(-budget // ring.CHUNK)
         try:
             consumer.dispatch(budget, handlers, pending)
         except ring.RingCorrupt as error:
@@ -213,6 +220,12 @@ class Channel:
             raise ProtocolError(
                 f"block {number} with {nbytes} bytes is outside of the peer's slab of {geometry.slab_bytes} bytes"
             )
+        self._block_bytes += nbytes
+        if self._block_bytes > self._slabs_at_once * geometry.slab_bytes:
+            raise ProtocolError(
+                f"the peer sent {self._block_bytes} bytes in blocks at once, its slab has {geometry.slab_bytes}: "
+                "it names a block again before that has come home"
+            )
         at = geometry.slab_offset + number * GRANULE
         contents = bytes(self.peer.mapping[at : at + nbytes])
         try:
@@ -223,6 +236,12 @@ class Channel:
         return contents
 
     # ---- the end ----
+
+    def peer_is_gone(self) -> None:
+        """Nothing can be published any more: what is still there came at once, and its blocks are at most one slab."""
+        self._peer_is_gone = True
+        self._block_bytes = 0
+        self._slabs_at_once = 1
 
     def close(self) -> None:
         """Lets go of everything. Idempotent."""

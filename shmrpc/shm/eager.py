@@ -39,6 +39,8 @@ class _Rest(NamedTuple):
     def drive(self, thrown: BaseException | None) -> Generator[Any, Any, Any]:
         """Goes on where the first step stopped; with `thrown`, by throwing that into the coroutine."""
         coroutine, context, awaited = self
+        if thrown is not None and hasattr(awaited, "cancel") and awaited.cancel(*thrown.args):
+            thrown = None  # as in a task: what is awaited is cancelled, and its end is what the coroutine gets
         while True:
             value = None
             if thrown is None:
@@ -139,17 +141,17 @@ class Starter(Generic[J]):
         Raises:
             BaseException: what the first step raised.
         """
-        seat = self._seat
-        if seat is None or not seat.sits:
-            if seat is None:
-                self._seat = _Seat(self._loop, self._context, self._on_end)
-            return self._start_as_task(coroutine, job)
         steppable = coroutine if isinstance(coroutine, CoroutineType) else _as_coroutine(coroutine)
+        seat = self._seat
+        if seat is None or not seat.sits or seat.taken.done():
+            if seat is None or seat.taken.done():  # somebody who cancels all tasks takes an empty seat for one of them
+                self._seat = _Seat(self._loop, self._context, self._on_end)
+            return self._start_as_task(steppable, job)
         task = seat.task
         try:
             step = first_step(self._loop, task, steppable, self._context, self._variable, job)
         finally:
-            if task.cancelling():  # the handler cancelled itself: this seat will not wait for another one
+            if seat.taken.done():  # the handler cancelled itself: this seat will not wait for another one
                 self._seat = None
         if step is None:  # inside of another task: this one has to wait for its turn
             return self._start_as_task(steppable, job)
@@ -160,7 +162,7 @@ class Starter(Generic[J]):
             seat.take(job, _Rest(steppable, context, outcome))
         return ended, outcome
 
-    def _start_as_task(self, coroutine: Awaitable[Any], job: J) -> tuple[bool, Any]:
+    def _start_as_task(self, coroutine: Coro, job: J) -> tuple[bool, Any]:
         """While no seat is ready: all of the coroutine as a task, from the next turn of the loop on."""
         context = self._context.copy()
         context.run(self._variable.set, job)
@@ -168,7 +170,7 @@ class Starter(Generic[J]):
         job.task = asyncio.Task(whole, loop=self._loop, context=context, name="shmrpc handler")
 
         def check_started(task: "asyncio.Task[None]") -> None:
-            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 coroutine.close()  # a task that is cancelled before its first step runs none of its code
                 self._on_end(job, None, asyncio.CancelledError())
 

@@ -95,6 +95,8 @@ class IncomingCalls:
         self.last_accepted = 0
         """The highest call id so far."""
         self.draining = False
+        self.peer_is_gone = False
+        """Whether nobody is there any more to be answered, so that only one-way calls are worth starting."""
         self._loop = loop
         self._channel = channel
         self._push = channel.push
@@ -120,15 +122,16 @@ class IncomingCalls:
             raise ProtocolError(f"the peer began call {call_id} after call {self.last_accepted}; ids must rise")
         if self.draining:
             return  # the peer was told the last call that counts, and repeats this one elsewhere
-        if (
-            len(self.running) + len(self._channel.outbox) >= self._max_in_flight
-        ):  # unsent replies are calls in flight too
+        # Replies that wait for room are calls in flight too.
+        if len(self.running) + len(self._channel.outbox) >= self._max_in_flight:
             raise ProtocolError(f"the peer began a call beyond the {self._max_in_flight} that may be in flight")
         self.last_accepted = call_id
         try:
             served = self._methods[method]
         except IndexError:
             self._refuse(call_id, Unimplemented(f"there is no method number {method} here"))
+            return
+        if self.peer_is_gone and not served.method.oneway:
             return
         metadata = _NO_METADATA
         as_json = False
@@ -153,6 +156,8 @@ class IncomingCalls:
         try:
             ended, result = self._start(served.invoke(*arguments), call)
             if not ended:
+                if call.state is not Incoming.RUNNING:
+                    self._cancel_late(call)
                 return
             what = _NOT_ENCODED
             payload = served.encode(result) if not as_json else served.method.encode_json(result)
@@ -162,6 +167,11 @@ class IncomingCalls:
                 raise  # KeyboardInterrupt and SystemExit are the loop's
             return
         self._end(call, REPLY, payload)
+
+    def _cancel_late(self, call: IncomingCall) -> None:
+        """For a handler that was told to end in its first step, when it had no task yet: say, it closed its own server."""
+        if call.task is not None and not (call.state is Incoming.ORPHANED and call.served.method.oneway):
+            call.task.cancel()
 
     def _refuse_arguments(self, call_id: int, served: ServedMethod, payload: bytes, error: Exception) -> None:
         if not isinstance(error, RpcError):

@@ -218,8 +218,6 @@ class Listener:
         for incoming in [session.incoming for session in self.sessions] + list(self._orphaned):
             if incoming is not None:
                 await incoming.wait_idle()
-        for session in list(self.sessions):
-            await session.wait_sent()
 
     async def close(self) -> None:
         """Ends everything: handlers that still run are cancelled, their callers are told."""

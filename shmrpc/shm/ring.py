@@ -40,6 +40,8 @@ __all__ = [
     "watch",
 ]
 
+CHUNK: Final = 64
+"""`Consumer.dispatch` copies out this many records before it gives any to its handler."""
 SENT: Final = 0
 """`Producer.send`: published; the peer is awake, or has been rung already."""
 RING: Final = 1

@@ -56,7 +56,6 @@ class Session:
         self._on_drain = on_drain
         self._budget = settings.drain_budget
         self._watch: ProcessWatch | None = None
-        self._sent: asyncio.Event | None = None
         self._member = Member(self, channel.consumer, channel.doorbell, Polling.of(settings.polling), peer.pid)
         self._handlers: tuple[OnRecord, ...] = ()
         self._pending: dict[int, PendingCall] = {}
@@ -103,8 +102,6 @@ class Session:
                 channel.flush()
                 if self.incoming is not None:
                     self.incoming.look_idle()
-                if self._sent is not None and not channel.outbox:
-                    self._sent.set()
         except ProtocolError as error:
             self.cut(error)
         except Exception as error:  # a bug of ours must not stop the poller, which serves other sessions too
@@ -153,12 +150,6 @@ class Session:
             except ProtocolError as error:
                 self.cut(error)
 
-    async def wait_sent(self) -> None:
-        """Returns when nothing waits for room any more, or the session has ended."""
-        while self.channel.outbox and not self.ended:
-            self._sent = asyncio.Event()
-            await self._sent.wait()
-
     # ---- signs of the end ----
 
     def _on_socket(self) -> None:
@@ -183,11 +174,16 @@ class Session:
         """The peer has gone: takes what it still said, then ends every call and gives everything back."""
         if self.ended:
             return
-        for _ in range(self.channel.peer.geometry.ring_bytes // RECORD_HEADER // self._budget + 1):
-            if self.ended or not self.channel.consumer.ready():
-                break
-            self.on_records()
-        self._finish(lambda outgoing: outgoing.lose(reason))
+        self.channel.peer_is_gone()
+        if self.incoming is not None:
+            self.incoming.peer_is_gone = True
+        try:
+            for _ in range(self.channel.peer.geometry.ring_bytes // RECORD_HEADER // self._budget + 1):
+                if self.ended or not self.channel.consumer.ready():
+                    break
+                self.on_records()
+        finally:
+            self._finish(lambda outgoing: outgoing.lose(reason))
 
     def cut(self, error: ProtocolError) -> None:
         """The peer broke the rules: ends this connection, and nothing else."""
@@ -204,8 +200,6 @@ class Session:
         if self.ended:
             return
         self.ended = True
-        if self._sent is not None:
-            self._sent.set()
         _live.discard(self)
         poller_of(self._loop).remove(self._member)
         self._loop.remove_reader(self._sock.fileno())
@@ -221,6 +215,8 @@ class Session:
             log.debug("the socket to %s was gone already", self.peer)
         self._sock.close()
         self.channel.close()
+        if self.incoming is not None:
+            self.incoming.look_idle()
         self._on_end(self)
 
     def fork_off(self) -> None:

@@ -241,6 +241,15 @@ async def test_asyncios_own_ways_to_wait_work(caller: Caller) -> None:
     assert answer == b"quick"
 
 
+async def test_a_second_task_that_awaits_a_call_is_told_at_once(caller: Caller) -> None:
+    [call] = caller.begin()
+    first = await waiting_task(call)
+    with pytest.raises(RuntimeError, match="a call can be awaited by one task only"):
+        await call
+    call.set_result(b"answer")
+    assert await first == b"answer"
+
+
 async def test_what_nobody_needs_any_more_is_collected(caller: Caller) -> None:
     class Circle:
         def __call__(self, *_: object) -> None: ...
@@ -281,17 +290,21 @@ async def test_a_reply_that_comes_before_anybody_awaits_it_is_kept(caller: Calle
 
 async def test_what_is_no_plain_reply_to_a_known_call_goes_to_its_handler(caller: Caller) -> None:
     caller.begin()
+    odd: Any = "not a call"
+    caller.pending[2] = odd
+    await caller.take_reply(2)
     await caller.take_reply(9)
     await caller.take_reply(1, kind=envelope.FAILURE)
     await caller.take_reply(1, flags=envelope.AS_JSON)
     await caller.take_reply(1, bytes(INLINE + 1))  # in a block
     assert [record[:4] for record in caller.unclaimed] == [
+        (envelope.REPLY, 0, 0, 2),
         (envelope.REPLY, 0, 0, 9),
         (envelope.FAILURE, 0, 0, 1),
         (envelope.REPLY, envelope.AS_JSON, 0, 1),
         (envelope.REPLY, envelope.IN_BLOCK, 0, 1),
     ]
-    assert set(caller.pending) == {1}
+    assert set(caller.pending) == {1, 2}
 
 
 async def test_nothing_of_a_call_is_kept_once_it_has_ended(caller: Caller) -> None:

@@ -251,3 +251,8 @@ def test_nothing_that_was_dispatched_is_kept(ends: Ends) -> None:
         ends.send(1, b"payload")
         ends.consumer.dispatch(10, handlers, pending)
     assert [sys.getrefcount(each) for each in counted] == before
+    ends.send(1, b"payload")
+    [record] = taken(ends.consumer)
+    payload, fresh = record[5], bytes(bytearray(b"payload"))
+    del record
+    assert sys.getrefcount(payload) == sys.getrefcount(fresh)

@@ -98,6 +98,14 @@ def test_unread_survives_a_peer_that_points_into_the_middle(position: int, paylo
             heap.producer.unread()
 
 
+def test_unread_stops_at_a_header_that_the_end_cuts_off() -> None:
+    heap = Heap()
+    for _ in range(4):
+        assert heap.send(1, b"\xff" * 104) == ring.SENT  # up to the last byte
+    set_word(heap.theirs, layout.CURSOR_HEAD, RING - 8)
+    assert heap.producer.unread() == []
+
+
 @given(st.lists(st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 100).map(lambda words: words * 8)), max_size=50))
 def test_a_cursor_of_garbage_moves_nobody_out_of_the_ring(positions: list[int]) -> None:
     heap = Heap()

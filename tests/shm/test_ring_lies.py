@@ -56,8 +56,9 @@ def test_a_record_over_the_agreed_limit_is_refused_even_where_it_fits(ends: Ends
     for _ in range(3):
         ends.send(1, bytes(INLINE))
     lie_about_record(ends, 0, length)
-    with pytest.raises(RingCorrupt, match="a record of the peer does not fit"):
-        taken(ends.consumer)
+    for _ in range(2):  # it does not get past it
+        with pytest.raises(RingCorrupt, match="a record of the peer does not fit"):
+            taken(ends.consumer)
 
 
 def test_what_came_before_a_bad_record_is_good(ends: Ends) -> None:
@@ -105,6 +106,7 @@ def test_an_impossible_release_tail_is_refused(ends: Ends, lie: int) -> None:
 
 
 def test_ends_that_are_closed_say_so(ends: Ends) -> None:
+    ends.send(1)
     ends.close()
     ends.close()
     uses: list[Callable[[], object]] = [
