@@ -87,9 +87,13 @@ class Server:
         try:
             await self.drain()
         finally:
-            await self._listener.close()
-            await self._dispatcher.__aexit__(None, None, None)
-            self._set_closed()
+            try:
+                await self._listener.close()
+            finally:
+                try:
+                    await self._dispatcher.__aexit__(None, None, None)
+                finally:
+                    self._set_closed()
 
     async def drain(self, grace: float | None = None) -> bool:
         """Stops accepting, tells every client which calls will still be answered, and lets those end.

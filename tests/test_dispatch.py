@@ -4,7 +4,7 @@ import abc
 import asyncio
 import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar, cast
 from unittest.mock import Mock
 
@@ -45,6 +45,15 @@ class Plain:
 
     def where(self) -> int:
         return threading.get_ident()
+
+
+@pytest.fixture(autouse=True)
+def threads_end() -> Iterator[None]:
+    """Waits for the threads of plain handlers, which are told to end with the test's task."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "AnyIO worker thread":
+            thread.join(60.0)
 
 
 def full_names(*services: object) -> list[str]:

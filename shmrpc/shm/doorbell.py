@@ -52,10 +52,16 @@ class Doorbell:
             os.close(self._far_fd)
             self._far_fd = None
 
-    def clear(self) -> None:
-        """Takes all rings so far, so that the fd is not readable any more."""
-        with contextlib.suppress(BlockingIOError):  # somebody rang and the look before us took it
-            os.read(self.fd, 8 if self.kind == "eventfd" else 65536)
+    def clear(self) -> bool:
+        """Takes all rings so far, so that the fd is not readable any more.
+
+        Returns:
+            False when nobody can ring any more: the peer has closed its end of the pipe, and the fd stays readable.
+        """
+        try:
+            return os.read(self.fd, 8 if self.kind == "eventfd" else 65536) != b""
+        except BlockingIOError:  # somebody rang and the look before us took it
+            return True
 
     def close(self) -> None:
         """Closes the fds; not to be called twice."""
@@ -133,6 +139,8 @@ def _open_pipe(fd: int) -> Ringer:
             raise BadDoorbell("the peer's doorbell cannot be rung: it is not the writing end of a pipe")
         ringer = _PipeRinger(fd)
         try:
+            if not _NOWAIT:
+                raise OSError(errno.EOPNOTSUPP, "RWF_NOWAIT is not known to this Python")
             ringer.ring()
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:

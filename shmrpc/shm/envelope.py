@@ -4,10 +4,12 @@ The routing words of a call (kind, flags, method, call id, deadline) are fixed w
 call has them and the receiver checks them before it decodes anything; the payload behind them is msgpack.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
+from shmrpc.errors import ResourceExhausted
 from shmrpc.failure import Failure
 
 REQUEST: Final = 1
@@ -20,6 +22,8 @@ CANCEL: Final = 4
 """The caller has gone; the call still ends with a reply or failure. No payload."""
 GOAWAY: Final = 5
 """The sender drains. Call id: the last request that it accepted. Later ones were not executed. No payload."""
+MAX_METADATA: Final = 64 * 1024
+"""Bytes of a call's metadata, encoded."""
 LAST_KIND: Final = GOAWAY
 
 IN_BLOCK: Final = 1
@@ -49,17 +53,51 @@ class BlockReference(msgspec.Struct, array_like=True, frozen=True, forbid_unknow
 class WithMetadata(msgspec.Struct, array_like=True, frozen=True):
     """The arguments of a call, and what the caller attached."""
 
-    metadata: dict[str, Any]
-    """Values are str or bytes; the receiver checks, since msgspec cannot tell the two in a union."""
+    metadata: msgspec.Raw
+    """A map of str to str or bin: see `open_metadata`."""
     payload: bytes
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 encode_reference = _encode
 encode_failure = _encode
-encode_with_metadata = _encode
 decode_reference: Final = msgspec.msgpack.Decoder(BlockReference).decode
+_decode_raw_map: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_decode_str: Final = msgspec.msgpack.Decoder(str).decode
+_decode_bytes: Final = msgspec.msgpack.Decoder(bytes).decode
 decode_failure: Final = msgspec.msgpack.Decoder(Failure).decode
-decode_with_metadata: Final = msgspec.msgpack.Decoder(WithMetadata).decode
+_decode_with_metadata: Final = msgspec.msgpack.Decoder(WithMetadata).decode
 DecodeError: Final = (msgspec.DecodeError, ValueError, RecursionError)
 """What the decoders raise on what is not an envelope."""
+
+
+def with_metadata(metadata: Mapping[str, str | bytes], payload: bytes) -> bytes:
+    """A request's payload with metadata.
+
+    Raises:
+        ResourceExhausted: the metadata is larger than it may be.
+    """
+    raw = _encode(dict(metadata))
+    if len(raw) > MAX_METADATA:
+        raise ResourceExhausted(f"the metadata has {len(raw)} bytes, the limit is {MAX_METADATA}")
+    return _encode(WithMetadata(msgspec.Raw(raw), payload))
+
+
+def open_metadata(payload: bytes) -> tuple[dict[str, str | bytes], bytes]:
+    """The metadata and the arguments of a request. Nothing but str and bytes is ever made of what the peer sent.
+
+    Raises:
+        ValueError, msgspec.DecodeError: it is not what `with_metadata` makes.
+    """
+    opened = _decode_with_metadata(payload)
+    if len(bytes(opened.metadata)) > MAX_METADATA:
+        raise ValueError(f"it has {len(bytes(opened.metadata))} bytes, the limit is {MAX_METADATA}")
+    return {key: _open_value(key, bytes(raw)) for key, raw in _decode_raw_map(opened.metadata).items()}, opened.payload
+
+
+def _open_value(key: str, raw: bytes) -> str | bytes:
+    if 0xA0 <= raw[0] <= 0xBF or 0xD9 <= raw[0] <= 0xDB:  # msgpack's fixstr, str 8, str 16, str 32
+        return _decode_str(raw)
+    if 0xC4 <= raw[0] <= 0xC6:  # bin 8, bin 16, bin 32
+        return _decode_bytes(raw)
+    raise ValueError(f"the value of {key!r} is neither text nor bytes")

@@ -159,6 +159,8 @@ class Frame:
                 await anyio.wait_readable(sock)
                 continue
             self._collect(ancillary)
+            if len(self._fds) > FDS:  # at once: fds that come one by one must not fill this process's table
+                raise HandshakeError(_wrong_number(len(self._fds), FDS))
             if flags & socket.MSG_CTRUNC:
                 raise HandshakeError(f"the peer sent more than {_MOST_FDS} fds with its handshake")
             if not chunk:
@@ -194,7 +196,7 @@ class Frame:
         if len(self._fds) != expected:
             got = len(self._fds)
             self.close()
-            raise HandshakeError(f"the peer sent {got} fds with its handshake, expected are exactly {expected}")
+            raise HandshakeError(_wrong_number(got, expected))
         fds, self._fds = self._fds, []
         return fds
 
@@ -203,6 +205,10 @@ class Frame:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
+
+
+def _wrong_number(got: int, expected: int) -> str:
+    return f"the peer sent {got} fds with its handshake, expected are exactly {expected}"
 
 
 def _decode(body: bytes, decoder: msgspec.msgpack.Decoder[_M]) -> _M:

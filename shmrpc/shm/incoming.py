@@ -37,7 +37,7 @@ log: Final = logging.getLogger("shmrpc.server")
 
 _NO_METADATA: Final[Metadata] = {}
 _NOT_ENCODED: Final = "its result cannot be encoded"
-_ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and these for every call
+_ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
 _EXPIRED: Final = Incoming.EXPIRED
 
 
@@ -185,13 +185,9 @@ class IncomingCalls:
 
     def _open(self, payload: bytes, call_id: int) -> tuple[Metadata, bytes]:
         try:
-            opened = envelope.decode_with_metadata(payload)
+            return envelope.open_metadata(payload)
         except envelope.DecodeError as error:
             raise ProtocolError(f"the metadata of call {call_id} cannot be decoded: {error}") from None
-        for key, value in opened.metadata.items():
-            if not isinstance(value, (str, bytes)):
-                raise ProtocolError(f"the metadata of call {call_id} has {key!r} as {type(value).__name__}")
-        return opened.metadata, opened.payload
 
     def on_cancel(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """The caller has gone. For a call that has ended, the cancel crossed its reply, and means nothing."""

@@ -40,6 +40,10 @@ log: Final = logging.getLogger("shmrpc")
 BACKOFF_FIRST: Final = 0.05
 BACKOFF_FACTOR: Final = 1.6
 BACKOFF_MOST: Final = 5.0
+STABLE_NS: Final = 1_000_000_000
+"""A connection that lived this long ends the back-off."""
+MAX_REPEATS: Final = 2
+"""How often an idempotent call that may have been executed is made again: it may be what kills the server."""
 BACKOFF_WAITED_FOR: Final = 0.05
 """Seconds between attempts while a call waits for the connection: a failed attempt costs some 30 us."""
 
@@ -77,6 +81,8 @@ class Link:
         """Of the session that takes new calls; None while there is none."""
         self._retiring: set[Session] = set()
         """Sessions whose server drains: they finish what runs."""
+        self._delay = BACKOFF_FIRST
+        self._established_ns = 0
         self._narrow: dict[str, tuple[int, int]] = {}
         """Methods of which the server knows fewer parameters: its number and how many."""
         self._reconnecting: asyncio.Task[None] | None = None
@@ -153,7 +159,7 @@ class Link:
         flags = envelope.AS_JSON
         if options.metadata:
             flags |= envelope.HAS_METADATA
-            payload = envelope.encode_with_metadata(envelope.WithMetadata(options.metadata, payload))
+            payload = envelope.with_metadata(options.metadata, payload)
         answer = await calls.finish(calls.start(_Untyped(full_name), number, flags, options.deadline_ns(), payload))
         if isinstance(answer, RpcError):
             raise answer
@@ -170,13 +176,16 @@ class Link:
     ) -> bytes:
         """Makes the call again if that is safe; else raises."""
         maybe_executed = False  # by this attempt or by one before
+        repeats = 0
         while isinstance(error, RpcError):
             if isinstance(error, Unavailable):
                 maybe_executed = error.maybe_executed = error.maybe_executed or maybe_executed
             if not isinstance(error, ConnectionLost) or self._closed:
                 raise error
-            if maybe_executed and not method.policy.idempotent:
-                raise error
+            if maybe_executed:
+                repeats += 1
+                if not method.policy.idempotent or repeats > MAX_REPEATS:
+                    raise error
             lost = error
             try:
                 error = await self._call_slowly(method, options, given, deadline_ns, payload)
@@ -191,7 +200,7 @@ class Link:
         flags = 0
         if options.metadata:
             flags = envelope.HAS_METADATA
-            payload = envelope.encode_with_metadata(envelope.WithMetadata(options.metadata, payload))
+            payload = envelope.with_metadata(options.metadata, payload)
         while True:
             calls = await self._ready(method, deadline_ns)
             number = self._number(calls, method, given)
@@ -315,6 +324,7 @@ class Link:
         calls = OutgoingCalls(loop, accepted.channel, numbers, in_flight, session.cut)
         session.start(pidfd=accepted.pidfd, outgoing=calls)
         self._session, self._calls = session, calls
+        self._established_ns = monotonic_ns()
 
     async def _connect(self) -> Any:
         until_ns = monotonic_ns() + int(self._settings.handshake_timeout * 1e9)
@@ -369,7 +379,10 @@ class Link:
             self._reconnecting = self._loop.create_task(self._reconnect(), name=f"shmrpc reconnect {self.path}")
 
     async def _reconnect(self) -> None:
-        delay = BACKOFF_FIRST
+        if monotonic_ns() - self._established_ns > STABLE_NS:
+            self._delay = BACKOFF_FIRST
+        else:  # a server that loses its connections as soon as it has them is not asked at once again
+            await self._back_off()
         while not self._closed:
             self._hurry.clear()
             try:
@@ -384,8 +397,11 @@ class Link:
             else:
                 self._settle_connected(None)
                 return
-            await self._pause(delay * random.uniform(0.8, 1.2))
-            delay = min(delay * BACKOFF_FACTOR, BACKOFF_MOST)
+            await self._back_off()
+
+    async def _back_off(self) -> None:
+        await self._pause(self._delay * random.uniform(0.8, 1.2))
+        self._delay = min(self._delay * BACKOFF_FACTOR, BACKOFF_MOST)
 
     async def _pause(self, seconds: float) -> None:
         """Waits, but not long while a call waits for the connection."""
@@ -409,15 +425,18 @@ class Link:
     async def close(self) -> None:
         """Ends the connection and every call on it. Idempotent."""
         self._closed = True
-        self._calls = None
+        self._close_sessions()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.wait((self._reconnecting,))
             self._reconnecting = None
+        self._close_sessions()  # one that the reconnecting task had just finished
+
+    def _close_sessions(self) -> None:
         for session in (self._session, *self._retiring):
             if session is not None:
                 session.close(f"the stub for {self.path} was closed")
-        self._session = None
+        self._session = self._calls = None
         self._settle_connected(Closed(f"the stub for {self.path} was closed"))
 
 

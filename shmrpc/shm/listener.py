@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import weakref
+from functools import partial
 from typing import Final
 
 from shmrpc.context import Peer
@@ -84,6 +85,7 @@ class Listener:
             task = self._loop.create_task(self._greet(sock), name=f"shmrpc handshake at {self.path}")
             self._greeting.add(task)
             task.add_done_callback(self._greeting.discard)
+            task.add_done_callback(partial(_close_if_never_begun, sock))
 
     def _resume(self) -> None:
         if self._sock is not None:
@@ -100,6 +102,8 @@ class Listener:
                 raise HandshakeError(why)
             async with asyncio.timeout(self._settings.handshake_timeout):
                 session = await self._shake_hands(sock, peer, frame)
+            if session is not None:  # which owns the socket and its place in the quota from now on
+                self._begin(session, sock)
         except (HandshakeError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
                 error = HandshakeError(f"no handshake within {self._settings.handshake_timeout} s (handshake_timeout)")
@@ -123,23 +127,29 @@ class Listener:
             return None
         if (why := self._quota.charge(self._loop, peer, sock, settings.geometry.segment_bytes)) is not None:
             raise HandshakeError(why)
-        channel = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
-        session = Session(self._loop, channel, sock, peer, settings, self._on_session_end)
+        try:
+            channel = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
+        except HandshakeError:
+            self._quota.refund(peer, settings.geometry.segment_bytes)
+            raise
+        return Session(self._loop, channel, sock, peer, settings, self._on_session_end)
+
+    def _begin(self, session: Session, sock: socket.socket) -> None:
+        settings = self._settings
         incoming = IncomingCalls(
             self._loop,
-            channel,
+            session.channel,
             self._dispatcher.methods,
-            peer,
+            session.peer,
             self._context,
             settings.max_in_flight,
             debug=settings.debug,
             on_broken=session.cut,
         )
         self.sessions.add(session)
-        session.start(pidfd=liveness.open_pidfd(peer, sock), incoming=incoming)
+        session.start(pidfd=liveness.open_pidfd(session.peer, sock), incoming=incoming)
         if self._sock is None:  # draining began in the middle of this handshake
             session.go_away()
-        return session
 
     def _offer(self, wanted: list[handshake.Wanted]) -> list[handshake.Offered] | str:
         """What the welcome says of the services that a client wants, or why it cannot have them."""
@@ -224,6 +234,14 @@ class Listener:
         self.stop_accepting()
         for task in list(self._greeting):
             task.cancel()
+        try:
+            await self._stop_calls()
+        finally:
+            for session in list(self.sessions):
+                session.close(f"the server at {self.path} was closed")
+            self._quota.shut()
+
+    async def _stop_calls(self) -> None:
         if self._greeting:
             await asyncio.wait(self._greeting)
         remaining = [session.incoming for session in self.sessions] + list(self._orphaned)
@@ -233,9 +251,6 @@ class Listener:
         tasks = [call.task for incoming in remaining if incoming for call in incoming.running.values() if call.task]
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
-        for session in list(self.sessions):
-            session.close(f"the server at {self.path} was closed")
-        self._quota.shut()
 
     def fork_off(self) -> None:
         """In a forked child: closes its copy of the socket, at which clients would wait in vain once the parent is gone."""
@@ -243,6 +258,11 @@ class Listener:
             self._sock.close()
             self._sock = None
         self._quota.forget()
+
+
+def _close_if_never_begun(sock: socket.socket, greeting: "asyncio.Task[None]") -> None:
+    if greeting.cancelled():  # perhaps before its first step
+        sock.close()
 
 
 _live: weakref.WeakSet[Listener] = weakref.WeakSet()

@@ -54,7 +54,11 @@ class ProcessWatch:
         self._loop = loop
         self._on_exit = on_exit
         self._pidfd: int | None = pidfd
-        loop.add_reader(pidfd, self._exited)
+        try:
+            loop.add_reader(pidfd, self._exited)
+        except BaseException:
+            os.close(pidfd)
+            raise
 
     def __repr__(self) -> str:
         return f"<ProcessWatch {'over' if self._pidfd is None else f'pidfd={self._pidfd}'}>"

@@ -16,7 +16,7 @@ import asyncio
 import os
 from time import monotonic_ns
 from typing import Final, Literal, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from shmrpc.shm.doorbell import Doorbell
 from shmrpc.shm.ring import Consumer, watch
@@ -66,6 +66,9 @@ class Owner(Protocol):
 
     def on_rung(self) -> None:
         """The doorbell rang: there may also be room for what waited. Never raises."""
+
+    def on_silenced(self) -> None:
+        """Nobody can ring the doorbell any more."""
 
 
 class Member:
@@ -153,7 +156,7 @@ class Poller:
     """All channels of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop: Final = loop
         self._awake: list[Member] = []
         self._consumers: list[Consumer] = []  # of `_awake`, for the native look
         self._scheduled = False
@@ -164,14 +167,14 @@ class Poller:
 
     def add(self, member: Member) -> None:
         """Begins to serve a member. It starts awake."""
-        self._loop.add_reader(member.doorbell.fd, self._on_doorbell, member)
+        self.loop.add_reader(member.doorbell.fd, self._on_doorbell, member)
         now_ns = member.last_work_ns = monotonic_ns()
         member.check_cpus(now_ns)
         self._wake(member)
 
     def remove(self, member: Member) -> None:
         """Forgets a member; to be called before its doorbell is closed."""
-        self._loop.remove_reader(member.doorbell.fd)
+        self.loop.remove_reader(member.doorbell.fd)
         member.removed = True
         if member.awake:
             self._drop(member)
@@ -182,7 +185,7 @@ class Poller:
         self._consumers.append(member.consumer)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._look)
+            self.loop.call_soon(self._look)
 
     def _drop(self, member: Member) -> None:
         member.awake = False
@@ -191,7 +194,9 @@ class Poller:
 
     def _on_doorbell(self, member: Member) -> None:
         # In this order: clear, disarm, look. A ring that comes after the clear stays for the next turn.
-        member.doorbell.clear()
+        if not member.doorbell.clear():
+            member.owner.on_silenced()
+            return
         if member.awake:
             member.owner.on_rung()
             return
@@ -206,7 +211,9 @@ class Poller:
     def _look(self) -> None:
         began_ns = monotonic_ns()
         look_ns = LOOK_NS if began_ns - self._last_look_ns < BUSY_GAP_NS else 0
-        found = self._consumers and watch(self._consumers, look_ns if self._awake[0].window_ns else 0)
+        found = self._consumers and watch(
+            self._consumers, look_ns if any(member.window_ns for member in self._awake) else 0
+        )
         try:
             for member in tuple(self._awake):
                 if found and member.consumer.ready():
@@ -219,17 +226,18 @@ class Poller:
         finally:  # a KeyboardInterrupt out of a handler stops the loop, which may run again to clean up
             if self._awake:
                 self._last_look_ns = monotonic_ns()
-                self._loop.call_soon(self._look)
+                self.loop.call_soon(self._look)
             else:
                 self._scheduled = False
 
 
-_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, Poller] = WeakKeyDictionary()
+_pollers: WeakValueDictionary[int, Poller] = WeakValueDictionary()
+"""By the loop's id. Weak values: a poller refers to its loop, and would keep a weak key alive for ever."""
 
 
 def poller_of(loop: asyncio.AbstractEventLoop) -> Poller:
-    """The poller of an event loop, made on first use."""
-    poller = _pollers.get(loop)
-    if poller is None:
-        poller = _pollers[loop] = Poller(loop)
+    """The poller of an event loop, made when it is needed; whoever uses it keeps it."""
+    poller = _pollers.get(id(loop))
+    if poller is None or poller.loop is not loop:
+        poller = _pollers[id(loop)] = Poller(loop)
     return poller

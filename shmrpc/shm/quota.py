@@ -22,8 +22,8 @@ class Quota:
         self._settings = settings
         self._connections: Counter[int] = Counter()
         self._bytes: Counter[int] = Counter()
-        self._by_process: dict[int, tuple[liveness.ProcessWatch, int, int]] = {}
-        """By pid: the watch, the uid, and the bytes that it was charged."""
+        self._by_process: dict[object, tuple[liveness.ProcessWatch, int, int]] = {}
+        """By pid and uid, since a process may change its uid: the watch, the uid, and the bytes that it was charged."""
 
     def __repr__(self) -> str:
         return f"<Quota {self._connections.total()} connections, {sum(self._bytes.values())} bytes charged>"
@@ -53,18 +53,32 @@ class Quota:
                 f"uid {uid} is charged {self._bytes[uid]} bytes of segments, the limit is "
                 f"{self._settings.max_bytes_per_uid} (max_bytes_per_uid), until its processes end"
             )
-        watch, _, charged = self._by_process.get(pid, (None, uid, 0))
+        process = self._key(peer)
+        watch, _, charged = self._by_process.get(process, (None, uid, 0))
         if watch is None:
             pidfd = liveness.open_pidfd(peer, sock)
             if pidfd is None:
                 return f"pid {pid} of uid {uid} is gone, or cannot be seen from here: its charge would never end"
-            watch = liveness.ProcessWatch(loop, pidfd, lambda: self._gone(pid))
-        self._by_process[pid] = (watch, uid, charged + nbytes)
+            watch = liveness.ProcessWatch(loop, pidfd, lambda: self._gone(process))
+        self._by_process[process] = (watch, uid, charged + nbytes)
         self._bytes[uid] += nbytes
         return None
 
-    def _gone(self, pid: int) -> None:
-        _, uid, charged = self._by_process.pop(pid)
+    @staticmethod
+    def _key(peer: Peer) -> object:
+        # Processes of other pid namespaces are all pid 0 here: each of their connections is watched by itself.
+        return (peer.pid, peer.uid) if peer.pid > 0 else object()
+
+    def refund(self, peer: Peer, nbytes: int) -> None:
+        """Ends the charge for a segment that the peer never got; one of an invisible process stays until its end."""
+        process = self._key(peer)
+        if process in self._by_process:
+            watch, uid, charged = self._by_process[process]
+            self._by_process[process] = (watch, uid, charged - nbytes)
+            self._bytes[uid] -= nbytes
+
+    def _gone(self, process: object) -> None:
+        _, uid, charged = self._by_process.pop(process)
         self._bytes[uid] -= charged
 
     def shut(self) -> None:

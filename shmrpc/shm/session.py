@@ -53,6 +53,7 @@ class Session:
         self._sock = sock
         self._settings = settings
         self._on_end = on_end
+        self._poller = poller_of(loop)
         self._on_drain = on_drain
         self._budget = settings.drain_budget
         self._watch: ProcessWatch | None = None
@@ -86,10 +87,14 @@ class Session:
         plain = [handlers.get(kind, self._on_unexpected) for kind in range(128)]
         self._handlers = (*plain, *(self._from_block(handler) for handler in plain))
         _live.add(self)
-        self._loop.add_reader(self._sock.fileno(), self._on_socket)
-        if pidfd is not None:
-            self._watch = ProcessWatch(self._loop, pidfd, self._on_exit)
-        poller_of(self._loop).add(self._member)
+        try:
+            if pidfd is not None:
+                self._watch = ProcessWatch(self._loop, pidfd, self._on_exit)
+            self._loop.add_reader(self._sock.fileno(), self._on_socket)
+            self._poller.add(self._member)
+        except BaseException:  # the system refuses to watch one more fd
+            self.close("it could not be started")
+            raise
 
     # ---- records ----
 
@@ -117,6 +122,10 @@ class Session:
     def on_rung(self) -> None:
         """The doorbell rang: there are records, or room for those that waited."""
         self.on_records()
+
+    def on_silenced(self) -> None:
+        """The peer has closed the doorbell that it rings: it will never be heard again."""
+        self.lose(f"the peer {self.peer} closed its doorbell")
 
     def _from_block(self, handler: OnRecord) -> OnRecord:
         """The same handler, for records whose payload is in a block."""
@@ -201,7 +210,7 @@ class Session:
             return
         self.ended = True
         _live.discard(self)
-        poller_of(self._loop).remove(self._member)
+        self._poller.remove(self._member)
         self._loop.remove_reader(self._sock.fileno())
         if self._watch is not None:
             self._watch.close()

@@ -2,6 +2,7 @@
 none is blamed for what they hold."""
 
 import contextlib
+import gc
 
 import pytest
 from conformance_transports import SharedMemory
@@ -22,6 +23,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         import uvloop
 
         uvloop.new_event_loop().close()  # makes a pipe that libuv keeps for the whole process, whatever test comes first
+    gc.freeze()  # every test collects garbage before and after, which need not look at what collecting tests has made
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

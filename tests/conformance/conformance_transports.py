@@ -10,6 +10,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -55,6 +56,9 @@ class Transport(ABC):
         """Runs a case in an event loop of this transport's kind, and checks that it leaves no task."""
         with asyncio.Runner(loop_factory=self._new_loop) as runner:
             runner.run(self._run(case, arguments))
+        for thread in threading.enumerate():
+            if thread.name == "AnyIO worker thread":  # told to end with the case
+                thread.join(PATIENCE_SECONDS)
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         if self.loop == "asyncio":

@@ -126,7 +126,7 @@ BAD: Final = [
     _case("no fds", _sends(), "sent 0 fds with its handshake, expected are exactly 2"),
     _case("one fd", _sends(_segment), "sent 1 fds .* exactly 2"),
     _case("three fds", _sends(_segment, _doorbell, _eventfd), "sent 3 fds .* exactly 2"),
-    _case("sixty fds", _sends(*[_eventfd] * 60), "sent more than 16 fds"),
+    _case("sixty fds", _sends(*[_eventfd] * 60), "sent [0-9]+ fds .* exactly 2"),
     # What a segment is
     _case("a segment without seals", _sends(_memfd(seals=0), _doorbell), "lacks the seals .*SHRINK.*GROW.*WRITE.*SEAL"),
     _case("one that can shrink", _sends(_memfd(seals=SEALS - _SHRINK), _doorbell), "lacks the seals F_SEAL_SHRINK$"),

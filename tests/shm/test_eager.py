@@ -285,3 +285,65 @@ async def test_what_asks_for_the_current_task_works(
         for job in jobs:
             await in_callback(partial(starter.start, handler(), job))
         assert [await job.outcome() for job in jobs] == ["timed out", "timed out"]
+
+
+async def test_a_seat_that_somebody_cancelled_is_not_used_again(starter: Starter[Job]) -> None:
+    """As a program does that cancels all tasks but its own."""
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    job = Job()
+    await in_callback(lambda: starter.start(asyncio.sleep(0, "unharmed"), job))
+    assert await job.outcome() == "unharmed"
+
+
+async def test_a_handler_that_takes_its_own_cancellation_back_harms_no_other(starter: Starter[Job]) -> None:
+    async def undecided() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        task.uncancel()
+        return "undecided"
+
+    assert await in_callback(lambda: starter.start(undecided(), Job())) == (True, "undecided")
+    job = Job()
+    await in_callback(lambda: starter.start(asyncio.sleep(0, "unharmed"), job))
+    assert await job.outcome() == "unharmed"
+
+
+async def test_what_the_handler_awaits_is_cancelled_with_it_also_in_the_tick_of_the_suspension(
+    starter: Starter[Job],
+) -> None:
+    inner: list[asyncio.Task[None]] = []
+
+    async def wait() -> None:
+        inner.append(asyncio.create_task(asyncio.sleep(60)))
+        await inner[0]
+
+    job = Job()
+
+    def start_and_cancel() -> None:
+        starter.start(wait(), job)
+        assert job.task is not None
+        job.task.cancel()
+
+    await in_callback(start_and_cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await job.outcome()
+    assert inner[0].cancelled()
+
+
+async def test_an_awaitable_that_is_cancelled_before_it_is_awaited_is_reported() -> None:
+    starter = Starter[Job](asyncio.get_running_loop(), copy_context(), running, _on_end)
+    job = Job()
+    inner = asyncio.ensure_future(asyncio.sleep(0))
+
+    def start_and_cancel() -> None:
+        starter.start(inner, job)
+        assert job.task is not None
+        job.task.cancel()
+
+    await in_callback(start_and_cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await job.outcome()
+    await inner
+    starter.close()

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import shmrpc
 from shmrpc.failure import Failure
 from shmrpc.shm import envelope, layout
-from shmrpc.shm.envelope import BlockReference, DecodeError, WithMetadata
+from shmrpc.shm.envelope import BlockReference, DecodeError
 from shmrpc.shm.layout import Geometry
 
 u64 = st.integers(0, 2**64 - 1)
@@ -26,9 +27,24 @@ def test_a_block_reference_always_fits_into_a_record(number: int, generation: in
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.binary())), st.binary())
 def test_metadata_keeps_text_and_bytes_apart(metadata: dict[str, str | bytes], payload: bytes) -> None:
-    opened = envelope.decode_with_metadata(envelope.encode_with_metadata(WithMetadata(metadata, payload)))
-    assert opened == WithMetadata(metadata, payload)
-    assert list(map(type, opened.metadata.values())) == list(map(type, metadata.values()))
+    opened, rest = envelope.open_metadata(envelope.with_metadata(metadata, payload))
+    assert (opened, rest) == (metadata, payload)
+    assert list(map(type, opened.values())) == list(map(type, metadata.values()))
+
+
+@pytest.mark.parametrize("value", [7, 1.5, None, True, [], {}, [[[]]]], ids=repr)
+def test_metadata_of_any_other_type_is_refused_without_being_built(value: object) -> None:
+    packed = msgspec.msgpack.encode(({"key": value}, b""))
+    with pytest.raises(ValueError, match="'key' is neither text nor bytes"):
+        envelope.open_metadata(packed)
+
+
+def test_metadata_has_a_limit_on_either_side() -> None:
+    large = {"key": "x" * envelope.MAX_METADATA}
+    with pytest.raises(shmrpc.ResourceExhausted, match=r"metadata has 65546 bytes, the limit is 65536"):
+        envelope.with_metadata(large, b"")
+    with pytest.raises(ValueError, match="the limit is 65536"):
+        envelope.open_metadata(msgspec.msgpack.encode((large, b"")))
 
 
 @given(u64, st.text(), st.text(), st.binary(), st.text(), st.booleans())
@@ -56,7 +72,7 @@ def test_what_is_not_exactly_a_reference_is_refused(fields: object) -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_decoded_or_refused(garbage: bytes) -> None:
-    for decode in (envelope.decode_reference, envelope.decode_failure, envelope.decode_with_metadata):
+    for decode in (envelope.decode_reference, envelope.decode_failure, envelope.open_metadata):
         try:
             decode(garbage)
         except DecodeError:
@@ -67,12 +83,12 @@ def test_garbage_is_decoded_or_refused(garbage: bytes) -> None:
 def test_a_bottomless_envelope_is_refused(depth: int) -> None:
     metadata = b"\x92\x81\xa1k" + b"\x91" * depth + b"\xc0" + b"\xc4\x00"
     with pytest.raises(DecodeError):
-        envelope.decode_with_metadata(metadata)
+        envelope.open_metadata(metadata)
 
 
 def test_a_later_version_may_add_fields_to_what_is_not_a_reference() -> None:
     longer = msgspec.msgpack.encode(({"tenant": "a"}, b"payload", "new"))
-    assert envelope.decode_with_metadata(longer) == WithMetadata({"tenant": "a"}, b"payload")
+    assert envelope.open_metadata(longer) == ({"tenant": "a"}, b"payload")
 
 
 def test_kinds_and_flags_are_distinct_and_fit_their_bytes() -> None:

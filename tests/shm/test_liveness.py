@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from life_waiting import until
@@ -136,3 +137,18 @@ async def test_a_forked_child_closes_its_copy_without_the_parents_loop() -> None
     assert loop.remove_reader(pidfd)
     os.close(pidfd)
     os.close(kept)
+
+
+async def test_a_pidfd_that_cannot_be_watched_is_closed() -> None:
+    class Full:
+        """A loop whose system refuses to watch one more fd."""
+
+        def add_reader(self, *_: object) -> None:
+            raise OSError("no more")
+
+    pidfd = open_pidfd(os.getpid())
+    loop: Any = Full()
+    with pytest.raises(OSError, match="no more"):
+        ProcessWatch(loop, pidfd, lambda: None)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(pidfd)

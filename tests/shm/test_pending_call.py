@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from shmrpc.shm import ring, segment
@@ -124,6 +125,29 @@ async def test_a_cancellation_in_the_tick_of_the_reply_loses_nothing(pair: Pair)
     asyncio.get_running_loop().call_soon(cancel_then_answer)
     await asyncio.wait((task,))
     assert task.cancelled()
+
+
+async def test_a_cancellation_keeps_its_message(pair: Pair) -> None:
+    """anyio knows its own cancellations by their message."""
+
+    async def wait() -> Any:
+        return await pair.start()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel("why")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ("why",)
+
+
+async def test_the_scopes_of_anyio_work(pair: Pair) -> None:
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(0.001):
+            await pair.start()
+    with anyio.move_on_after(0.001) as scope:
+        await pair.start()
+    assert scope.cancelled_caught
 
 
 async def test_only_one_task_may_await_a_call(pair: Pair) -> None:

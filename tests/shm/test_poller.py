@@ -1,7 +1,9 @@
 """The poller: who is awake, who sleeps, who is woken, and how long looking goes on."""
 
 import asyncio
+import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from life_waiting import until
 from shmrpc.shm import layout, poller
 from shmrpc.shm.channel import Channel, Record
 from shmrpc.shm.poller import Member, Poller, Polling, poller_of
+from shmrpc.shm.ring import Consumer
 
 LONG = Polling(3_600 * 10**9, adaptive=False)
 """Looks for work for longer than any test lasts."""
@@ -28,7 +31,8 @@ class Inbox:
         self.channel = channel
         self.records: list[int] = []
         self.turns: list[int] = []
-        self.rings = 0
+        self.rings = self.silences = 0
+        self.end: Callable[[], object] = lambda: None
         self.then: Callable[[], object] = lambda: None
         self.member = Member(self, channel.consumer, channel.doorbell, polling, os.getpid())
         self._budget = budget
@@ -45,6 +49,11 @@ class Inbox:
         """As a session does."""
         self.rings += 1
         self.on_records()
+
+    def on_silenced(self) -> None:
+        """Ends, as a session does."""
+        self.silences += 1
+        self.end()
 
     @property
     def armed(self) -> bool:
@@ -95,6 +104,7 @@ async def turns(count: int = 20) -> None:
 def started(inbox: Inbox) -> Watched:
     made = Watched(asyncio.get_running_loop())
     made.add(inbox.member)
+    inbox.end = lambda: made.remove(inbox.member)
     return made
 
 
@@ -180,6 +190,22 @@ def test_a_ring_for_one_who_is_awake_is_heard_too(runner: asyncio.Runner, pair: 
         await until(lambda: inbox.rings == 1, "the ring to be heard")
         assert inbox.member.awake
         made.remove(inbox.member)
+
+    runner.run(main())
+
+
+@pytest.mark.parametrize("polling", [NEVER, LONG])
+def test_an_owner_whose_doorbell_cannot_be_rung_any_more_is_told_once(runner: asyncio.Runner, polling: Polling) -> None:
+    async def main() -> None:
+        with two_channels(bell="pipe") as (near, far):
+            inbox = Inbox(near, polling)
+            made = started(inbox)
+            far.close()
+            await until(lambda: inbox.silences, "the silence to be told")
+            await turns()
+            assert inbox.silences == 1
+            assert not inbox.rings
+            assert repr(made) == "<Poller 0 awake>"
 
     runner.run(main())
 
@@ -338,17 +364,41 @@ def test_what_stops_the_loop_does_not_stop_the_poller(runner: asyncio.Runner, po
         runner.run(clean_up())
 
 
+def test_one_who_looks_is_enough_to_look_for_all(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def watch(consumers: list[Consumer], spin_ns: int) -> bool:
+        looked.append(spin_ns if len(consumers) == 2 else 0)
+        return False
+
+    async def main() -> None:
+        with two_channels() as (near_a, _), two_channels() as (near_b, _):
+            sleepy, looking = Inbox(near_a, Polling(1, adaptive=False)), Inbox(near_b, LONG)
+            sleepy.member.window_ns = 0
+            made = started(sleepy)
+            made.add(looking.member)
+            sleepy.member.last_work_ns = looking.member.last_work_ns = 1 << 62  # both stay awake
+            await until(lambda: any(looked), "a look that lasts")
+            made.remove(sleepy.member)
+            made.remove(looking.member)
+
+    monkeypatch.setattr(poller, "watch", watch)
+    runner.run(main())
+
+
 async def test_there_is_one_poller_for_each_loop() -> None:
-    loop: Any = asyncio.get_running_loop()
-    assert poller_of(loop) is poller_of(loop)
+    loop = asyncio.get_running_loop()
+    mine = poller_of(loop)
+    assert poller_of(loop) is mine
     other = asyncio.new_event_loop()
-    assert poller_of(other) is not poller_of(loop)
+    assert poller_of(other) is not mine
     other.close()
 
 
-def test_the_pollers_of_loops_that_are_gone_are_gone() -> None:
-    before = len(poller._pollers)
+def test_a_poller_that_nobody_keeps_keeps_no_loop() -> None:
     loop = asyncio.new_event_loop()
-    poller_of(loop)
-    assert len(poller._pollers) == before + 1
+    forgotten = weakref.ref(loop), weakref.ref(poller_of(loop))
     loop.close()
+    del loop
+    gc.collect()
+    assert [each() for each in forgotten] == [None, None]

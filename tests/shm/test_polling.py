@@ -18,6 +18,8 @@ class Nobody:
 
     def on_rung(self) -> None: ...
 
+    def on_silenced(self) -> None: ...
+
 
 def member(setting: Setting = "adaptive") -> Member:
     with two_channels() as (channel, _):

@@ -12,7 +12,7 @@ from joined import FITTING, INLINE, RECORD, SMALL, Ends, handlers_of, taken, two
 
 from shmrpc.shm import layout, ring
 from shmrpc.shm.channel import Record
-from shmrpc.shm.ring import watch
+from shmrpc.shm.ring import RingCorrupt, watch
 
 
 @pytest.fixture
@@ -219,6 +219,20 @@ def test_what_ends_the_process_does_not_take_the_other_records_with_it(ends: End
     with pytest.raises(KeyboardInterrupt, match="1"):
         ends.consumer.dispatch(10, handlers_of(handle), {})
     assert seen == [1, 2, 3]
+
+
+def test_a_channel_that_broke_while_the_process_ended_stays_broken(ends: Ends) -> None:
+    for call_id in (1, 2, 3):
+        ends.send(call_id)
+
+    def handle(record: Record) -> None:
+        raise KeyboardInterrupt if record[3] == 1 else LookupError
+
+    with pytest.raises(KeyboardInterrupt):
+        ends.consumer.dispatch(10, handlers_of(handle), {})
+    assert ends.consumer.ready()
+    with pytest.raises(RingCorrupt, match="the peer broke the rules"):
+        taken(ends.consumer)
 
 
 @pytest.mark.parametrize("count", [3, 200])

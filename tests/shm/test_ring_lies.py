@@ -51,7 +51,7 @@ def lie_about_record(ends: Ends, at: int, length: int, kind: int = 1) -> None:
     set_word(ends.left.own, layout.RING_OFFSET + at, length | kind << 32)
 
 
-@pytest.mark.parametrize("length", [INLINE + 1, 2**32 - 1])
+@pytest.mark.parametrize("length", [INLINE + 1, 3 * (RECORD + INLINE) - RECORD, 2**32 - 1])
 def test_a_record_over_the_agreed_limit_is_refused_even_where_it_fits(ends: Ends, length: int) -> None:
     for _ in range(3):
         ends.send(1, bytes(INLINE))

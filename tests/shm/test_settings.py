@@ -26,6 +26,7 @@ def test_the_defaults_are_the_documented_limits() -> None:
 
 WRONG: list[tuple[str, Any, str]] = [
     ("max_message", 0, "max_message must be positive, not 0"),
+    ("max_message", 1000, "max_message is 1000, it must be at least [0-9]+"),
     ("max_in_flight", 0, "max_in_flight must be positive, not 0"),
     ("max_in_flight", MAX_IN_FLIGHT + 1, "max_in_flight is 1048577, the limit is 1048576"),
     ("drain_budget", -1, "drain_budget must be positive, not -1"),

@@ -80,7 +80,7 @@ def _metadata(*values: object) -> Callable[[RawChannel], None]:
         pytest.param(_metadata(), "the metadata of call 2 cannot be decoded", id="no metadata"),
         pytest.param(_metadata("a", b""), "the metadata of call 2 cannot be decoded", id="metadata in a word"),
         pytest.param(_metadata({1: "a"}, b""), "the metadata of call 2 cannot be decoded", id="metadata by number"),
-        pytest.param(_metadata({"a": 1}, b""), "the metadata of call 2 has 'a' as int", id="metadata of numbers"),
+        pytest.param(_metadata({"a": 1}, b""), "'a' is neither text nor bytes", id="metadata of numbers"),
         pytest.param(_metadata({}, 7), "the metadata of call 2 cannot be decoded", id="a payload that is none"),
     ],
 )

@@ -163,7 +163,8 @@ async def test_a_client_of_two_servers_loses_only_the_one_that_died(path: str) -
         async with shmrpc.connect(Life, path) as one, shmrpc.connect(Life, f"{path}.2") as two:
             held = asyncio.ensure_future(two.hold(1))
             lost = asyncio.ensure_future(one.hold(1))
-            assert await one.add(1) == await two.add(1) == 2
+            await asyncio.sleep(0)
+            assert await one.add(1) == await two.add(1) == 2  # so that both servers have taken the others too
             kill(doomed)
             with pytest.raises(shmrpc.ConnectionLost):
                 await lost

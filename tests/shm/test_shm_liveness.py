@@ -112,7 +112,8 @@ async def test_a_forked_child_of_a_server_keeps_neither_its_socket_nor_its_conne
         async with shmrpc.connect(Life, path, reconnect_timeout=20) as life:
             with orphan(await life.beget()):
                 call = asyncio.ensure_future(life.hold(7))
-                assert await life.add(1) == 2
+                await asyncio.sleep(0)
+                assert await life.add(1) == 2  # so that the server has taken the other one too
                 kill(server)
                 with pytest.raises(shmrpc.ConnectionLost):
                     await call

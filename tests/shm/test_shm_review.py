@@ -1,0 +1,126 @@
+"""Attacks and accidents that a review of the core thought of; each was possible once."""
+
+import asyncio
+import errno
+import gc
+import os
+import socket
+import weakref
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+from life_api import METHODS, Keeper, Life
+from life_waiting import until
+from raw_peer import RawClient, hung_up, send_with_fds
+
+import shmrpc
+from shmrpc.context import Peer
+from shmrpc.shm import poller
+from shmrpc.shm.quota import Quota
+from shmrpc.shm.settings import Settings
+
+IN_BLOCK = 1
+
+
+def _open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_fds_that_come_one_by_one_do_not_fill_the_table(path: str) -> None:
+    """A hello may have two; a peer could send some with each byte of it."""
+    async with shmrpc.Server(Keeper(), at=path), RawClient(path) as peer:
+        before = _open_fds()
+        most = before
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for byte in b"SHMR\0\0\1\0" + bytes(200):  # so far a hello of 64 KiB
+                send_with_fds(peer.sock, bytes([byte]), [peer.half.fds[1]] * 2)
+                await asyncio.sleep(0)
+                most = max(most, _open_fds())
+        await until(lambda: _open_fds() <= before, "the fds to be closed")
+        assert most - before <= 64
+
+
+async def test_a_pipe_that_is_closed_at_its_other_end_ends_the_connection(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is readable for ever: an event loop that only cleared it would spin."""
+    async with shmrpc.Server(Keeper(), at=path, doorbell="pipe") as server, RawClient(path) as peer:
+        channel = await peer.shake_hands()
+        assert server.connections == 1
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, channel.far_bell)  # closes the writing end, of which there is no other copy
+        os.close(null)
+        await hung_up(peer.sock)
+        await until(lambda: server.connections == 0, "the connection to end")
+
+
+async def test_a_block_that_is_named_twice_at_once_cuts_the_connection(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A small peer could have large blocks copied again and again."""
+    async with shmrpc.Server(Keeper(), at=path) as server, RawClient(path) as peer, shmrpc.connect(Life, path) as life:
+        channel = await peer.shake_hands()
+        whole_slab = msgspec.msgpack.encode((0, 1, 360 * 1024))
+        for call_id in range(1, 50):
+            channel.send(1, whole_slab, flags=IN_BLOCK, method=METHODS.index("add"), call_id=call_id)
+        await hung_up(peer.sock)
+        assert "names a block again before that has come home" in caplog.text
+        assert await life.add(1) == 2
+        assert server.connections == 1
+
+
+async def test_a_uid_that_changes_does_not_move_what_the_process_was_charged() -> None:
+    loop = asyncio.get_running_loop()
+    quota = Quota(own_uid=999, settings=Settings())
+    left, right = socket.socketpair()
+    with left, right:
+        for uid in (1000, 1001):
+            assert quota.charge(loop, Peer(os.getpid(), uid, uid), left, 1 << 20) is None
+        assert (quota._bytes[1000], quota._bytes[1001]) == (1 << 20, 1 << 20)
+        quota.refund(Peer(os.getpid(), 1000, 1000), 1 << 20)
+        assert (quota._bytes[1000], quota._bytes[1001]) == (0, 1 << 20)
+    quota.shut()
+
+
+def _no_pidfds(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
+    """The loop's `add_reader`, but for pidfds, as when the system has no room for one more watched fd."""
+    add_reader = loop.add_reader
+
+    def add(fd: int, *callback: Any) -> None:
+        if "pidfd" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add_reader(fd, *callback)
+
+    return add
+
+
+async def test_a_connection_that_cannot_be_watched_is_given_up_whole(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shmrpc.Server(Keeper(), at=path, max_connections=2) as server:
+        for _ in range(3):
+            with monkeypatch.context() as patched:
+                patched.setattr(asyncio.get_running_loop(), "add_reader", _no_pidfds(asyncio.get_running_loop()))
+                async with RawClient(path) as peer:
+                    await peer.ask()
+                    await hung_up(peer.sock)
+            await until(lambda: server.connections == 0, "the connection to be given up")
+        async with AsyncExitStack() as stack:
+            lives = [await stack.enter_async_context(shmrpc.connect(Life, path)) for _ in range(2)]
+            assert await asyncio.gather(*(life.add(1) for life in lives)) == [2, 2]
+
+
+def test_the_poller_of_a_loop_that_is_gone_is_gone(path: str) -> None:
+    async def live() -> "weakref.ref[asyncio.AbstractEventLoop]":
+        async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life:
+            assert await life.add(1) == 2
+            assert poller.poller_of(asyncio.get_running_loop()) is poller.poller_of(asyncio.get_running_loop())
+        return weakref.ref(asyncio.get_running_loop())
+
+    for _ in range(3):
+        loop = asyncio.run(live())
+        gc.collect()
+        assert loop() is None
