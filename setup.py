@@ -9,10 +9,11 @@ from setuptools import Extension, setup
 # works, and serving says what is missing.
 native = Extension(
     "shmrpc._native",
-    sources=[f"shmrpc/_native/{name}.c" for name in ("module", "ring_types", "release_types", "call_types", "requester")],
-    depends=[
-        f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "ring", "wake")
+    sources=[
+        f"shmrpc/_native/{name}.c"
+        for name in ("module", "producer", "consumer", "release_types", "call_types", "requester")
     ],
+    depends=[f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "ring", "wake")],
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", *os.environ.get("SHMRPC_CFLAGS", "").split()],
     extra_link_args=os.environ.get("SHMRPC_LDFLAGS", "").split(),
 )

@@ -32,15 +32,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Measure shmrpc and its rivals in one run. See benchmarks/README.md.",
         epilog=f"Entrants: {', '.join(entrant.name for entrant in ENTRANTS)}.",
     )
-    parser.add_argument(
-        "--only", metavar="NAME,...", help="measure these entrants; a prefix stands for all below it"
-    )
-    parser.add_argument(
-        "--rounds", type=int, metavar="R", help="interleaved rounds (default 3, with --quick 1)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="short phases: to see that it works, not how fast"
-    )
+    parser.add_argument("--only", metavar="NAME,...", help="measure these entrants; a prefix stands for all below it")
+    parser.add_argument("--rounds", type=int, metavar="R", help="interleaved rounds (default 3, with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="short phases: to see that it works, not how fast")
     parser.add_argument(
         "--pin",
         choices=("one", "two", "none"),

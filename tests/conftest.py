@@ -37,7 +37,9 @@ class Held:
     def left_since(self, before: "Held") -> list[str]:
         """What is held now and was not before."""
         left = [
-            f"fd {fd} -> {target}" for fd, target in self.fds.items() if before.fds.get(fd) != target and target is not None
+            f"fd {fd} -> {target}"
+            for fd, target in self.fds.items()
+            if before.fds.get(fd) != target and target is not None
         ]
         if self.mappings > before.mappings:
             left.append(f"{self.mappings - before.mappings} shared mappings")

@@ -40,7 +40,9 @@ def test_binding_agrees_with_inspect_on_every_combination_of_arguments(method: c
             continue
         bound = method.bind(args, kwargs)
         assert bound == expected[: len(bound)]
-        assert all(value == default for value, default in list(zip(expected, _defaults(method), strict=True))[len(bound) :])
+        assert all(
+            value == default for value, default in list(zip(expected, _defaults(method), strict=True))[len(bound) :]
+        )
 
 
 def _bind_by_inspect(method: contract.Method, args: tuple[int, ...], kwargs: dict[str, str]) -> tuple[Any, ...] | None:

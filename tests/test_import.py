@@ -25,6 +25,7 @@ LAYERS = (
     "shm.channel shm.poller shm.eager",
     "shm.settings",
     "shm.handshake shm.quota shm.outgoing shm.incoming",
+    "shm.matching",
     "shm.session",
     "shm.link shm.listener",
     "shm.caller",

@@ -25,9 +25,7 @@ async def echo(item: Item, context: "grpc.aio.ServicerContext[Any, Any]") -> Ite
 async def serve(path: str, variant: str) -> None:
     """Answer echo calls at `path` until cancelled."""
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(
-        echo, request_deserializer=decode, response_serializer=encode
-    )
+    handler = grpc.unary_unary_rpc_method_handler(echo, request_deserializer=decode, response_serializer=encode)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
     server.add_insecure_port(f"unix:{path}")
     await server.start()
@@ -42,6 +40,4 @@ async def client(path: str, variant: str) -> AsyncIterator[Echo]:
     """Connect to `path`."""
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
         await channel.channel_ready()
-        yield channel.unary_unary(
-            f"/{SERVICE}/{METHOD}", request_serializer=encode, response_deserializer=decode
-        )
+        yield channel.unary_unary(f"/{SERVICE}/{METHOD}", request_serializer=encode, response_deserializer=decode)

@@ -120,13 +120,13 @@ class Session(Frames):
             call.send(None)
         except StopIteration as end:
             self._reply(call_id, RESULT, end.value)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises goes to the caller
+        except Exception as error:
             self._fail(call_id, error)
 
     async def _finish(self, call_id: int, call: Coroutine[Any, Any, object]) -> None:
         try:
             self._reply(call_id, RESULT, await call)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             self._fail(call_id, error)
         self._flush()
 

@@ -49,7 +49,8 @@ static inline const shm_word *peer_word(const struct mapping_pair *pair, size_t 
 struct native_state *native_state_of(PyTypeObject *type);
 PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint64_t got, uint64_t allowed);
 
-int add_ring_types(PyObject *module, struct native_state *state);
+int add_producer_type(PyObject *module, struct native_state *state);
+int add_consumer_type(PyObject *module, struct native_state *state);
 int add_release_types(PyObject *module, struct native_state *state);
 int add_call_types(PyObject *module, struct native_state *state);
 int add_requester_type(PyObject *module);

@@ -1,5 +1,5 @@
-/* module.c: the module shmrpc._native: its state, constants and shared checks. The types live in ring_types.c and
- * release_types.c; the algorithms in ring.h and wake.h, which know nothing of Python.
+/* module.c: the module shmrpc._native: its state, constants and shared checks. The types live in files of
+ * their own; the algorithms in ring.h and wake.h, which know nothing of Python.
  */
 #include "binding.h"
 
@@ -115,7 +115,8 @@ static int module_exec(PyObject *module)
                                                "The peer wrote what the layout does not allow.", PyExc_ValueError, NULL);
     if (!state->corrupt || PyModule_AddObjectRef(module, "RingCorrupt", state->corrupt) < 0)
         return -1;
-    if (add_constants(module) < 0 || add_ring_types(module, state) < 0 || add_release_types(module, state) < 0 ||
+    if (add_constants(module) < 0 || add_producer_type(module, state) < 0 ||
+        add_consumer_type(module, state) < 0 || add_release_types(module, state) < 0 ||
         add_call_types(module, state) < 0 || add_requester_type(module) < 0)
         return -1;
     return 0;

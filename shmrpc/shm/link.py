@@ -21,7 +21,6 @@ from shmrpc.errors import (
     Closed,
     ConnectFailed,
     ConnectionLost,
-    ContractMismatch,
     DeadlineExceeded,
     HandshakeError,
     InvalidArgument,
@@ -30,6 +29,7 @@ from shmrpc.errors import (
     Unimplemented,
 )
 from shmrpc.shm import address, envelope, handshake
+from shmrpc.shm.matching import match
 from shmrpc.shm.outgoing import Answer, OutgoingCalls, forked_error, wrong_loop_error
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
@@ -315,7 +315,7 @@ class Link:
         session = Session(loop, accepted.channel, sock, accepted.peer, self._settings, self._on_end, self._on_drain)
         in_flight = min(accepted.max_in_flight, self._settings.max_in_flight)
         try:
-            numbers, self._narrow = self._match(accepted.offered)
+            numbers, self._narrow = match(self.contract, accepted.offered, self.path)
         except BaseException:
             session.start(pidfd=accepted.pidfd)
             session.close("the contracts do not match")
@@ -333,37 +333,6 @@ class Link:
                 raise ConnectFailed(f"the server at {self.path} accepts no connections: its backlog is full")
             await asyncio.sleep(0.005)
         return sock
-
-    def _match(self, offered: list[handshake.Offered]) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-        """The server's number for each method, and the methods of which it knows fewer parameters.
-
-        Raises:
-            ContractMismatch: a method cannot work; says all that is wrong.
-        """
-        numbers: dict[str, int] = {}
-        narrow: dict[str, tuple[int, int]] = {}
-        if self.contract is None:
-            return numbers, narrow
-        service = next((one for one in offered if one.name == self.contract.name), None)
-        if service is None:
-            raise ContractMismatch(f"the server at {self.path} did not say that it serves {self.contract.name}")
-        theirs = service.signatures or self.contract.signatures
-        wrong = []
-        for offset, signature in enumerate(theirs):
-            method = self.contract.methods.get(signature.name)
-            if method is None:
-                continue
-            if (why := method.signature.why_unfit(signature)) is not None:
-                wrong.append(f"{signature.name}: {why}; expected {method.signature}, the server has {signature}")
-            elif len(signature.parameters) < method.arity:
-                narrow[method.full_name] = service.first_method + offset, len(signature.parameters)
-            else:
-                numbers[method.full_name] = service.first_method + offset
-        if wrong:
-            raise ContractMismatch(
-                f"{self.contract.name} at {self.path} is not what the client expects:\n  " + "\n  ".join(wrong)
-            )
-        return numbers, narrow
 
     def _on_drain(self, session: Session) -> None:
         self._retiring.add(session)

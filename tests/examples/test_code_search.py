@@ -89,9 +89,7 @@ def test_the_order_of_indexing_does_not_change_the_answers() -> None:
     ],
 )
 def test_a_phrase_is_words_next_to_each_other_in_one_line(text: str, score: int) -> None:
-    assert [hit.score for hit in index_of(a=text).phrase(["os", "path", "join"], top=1)] == [score] * (
-        score > 0
-    )
+    assert [hit.score for hit in index_of(a=text).phrase(["os", "path", "join"], top=1)] == [score] * (score > 0)
 
 
 def test_phrases_may_overlap() -> None:
@@ -392,9 +390,7 @@ def test_a_difference_makes_the_exit_status_1(
 ) -> None:
     load = workloads({"a": ["one two"]}, subjects=1, calls=1)[0]
     timings = demo.Comparison(load, Timing(5.0, 9.0, 400_000.0), Timing(50.0, 90.0, 200_000.0))
-    report = demo.Report(
-        Statistics(1, 1, 2, 2), 0.1, 10, 2, ["count('one') is 0, the sources say 1"], [timings]
-    )
+    report = demo.Report(Statistics(1, 1, 2, 2), 0.1, 10, 2, ["count('one') is 0, the sources say 1"], [timings])
     monkeypatch.setattr(demo, "demonstrate", lambda *_: report)
     monkeypatch.setattr(sys, "argv", ["demo"])
     handler = signal.getsignal(signal.SIGTERM)

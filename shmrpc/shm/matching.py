@@ -1,0 +1,44 @@
+"""Finds a client's methods in what a server offers, or says in full why it cannot."""
+
+from typing import NamedTuple
+
+from shmrpc.contract import Contract
+from shmrpc.errors import ContractMismatch
+from shmrpc.shm.handshake import Offered
+
+
+class Matched(NamedTuple):
+    """Where a contract's methods are at one server."""
+
+    numbers: dict[str, int]
+    """The server's number for each method, by full name."""
+    narrow: dict[str, tuple[int, int]]
+    """Methods of which the server knows fewer parameters: its number, and how many."""
+
+
+def match(contract: Contract | None, offered: list[Offered], path: str) -> Matched:
+    """Finds the methods of a contract; without one there is nothing to find.
+
+    Raises:
+        ContractMismatch: a method cannot work; says all that is wrong.
+    """
+    matched = Matched({}, {})
+    if contract is None:
+        return matched
+    service = next((one for one in offered if one.name == contract.name), None)
+    if service is None:
+        raise ContractMismatch(f"the server at {path} did not say that it serves {contract.name}")
+    wrong = []
+    for offset, signature in enumerate(service.signatures or contract.signatures):
+        method = contract.methods.get(signature.name)
+        if method is None:
+            continue
+        if (why := method.signature.why_unfit(signature)) is not None:
+            wrong.append(f"{signature.name}: {why}; expected {method.signature}, the server has {signature}")
+        elif len(signature.parameters) < method.arity:
+            matched.narrow[method.full_name] = service.first_method + offset, len(signature.parameters)
+        else:
+            matched.numbers[method.full_name] = service.first_method + offset
+    if wrong:
+        raise ContractMismatch(f"{contract.name} at {path} is not what the client expects:\n  " + "\n  ".join(wrong))
+    return matched
