@@ -5,6 +5,7 @@ becomes readable when the process exits. Credentials come from the kernel, never
 """
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -37,8 +38,10 @@ def open_pidfd(peer: Peer, sock: socket.socket | None) -> int | None:
     if sock is not None:
         try:
             return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-        except OSError:  # a kernel before 6.5, or a process that is gone already
-            pass
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:  # gone already: its pid may be somebody else's by now
+                return None
+            # A kernel before 6.5.
     if peer.pid <= 0:  # in a pid namespace that this process cannot see
         return None
     try:
