@@ -23,7 +23,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.code_search
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
