@@ -259,7 +259,7 @@ print(cli.main(["call", "/tmp/never.sock", "echo"]))
         ("del os.pidfd_open", "pidfd_open"),
         ("del socket.SO_PEERCRED", "SO_PEERCRED"),
         ("sys.modules['shmrpc._native'] = None", "the extension module shmrpc._native ("),
-        ("sys.platform = 'win32'; del os.pidfd_open", "Linux, pidfd_open"),
+        ("sys.platform = 'freebsd14'; del os.pidfd_open", "Linux, pidfd_open"),
     ],
 )
 def test_a_machine_that_lacks_something_imports_the_package_and_is_told_what(fake: str, missing: str) -> None:
