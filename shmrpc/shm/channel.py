@@ -66,12 +66,15 @@ class Channel:
             ResourceExhausted: the payload is larger than a message may be.
             ProtocolError: the peer's cursor or a release of it is impossible.
         """
+        record = (kind, flags, method, call_id, deadline_ns, payload)
+        if status := self._push(record):
+            self.settle(status, record)
+
+    def _push(self, record: Record) -> int:
         try:
-            status = self.push(kind, flags, method, call_id, deadline_ns, payload)
+            return self.push(*record)
         except ring.RingCorrupt as error:
             raise ProtocolError(str(error)) from None
-        if status:
-            self.settle(status, (kind, flags, method, call_id, deadline_ns, payload))
 
     def settle(self, status: int, record: Record) -> None:
         """Finishes what `push` began: rings, or finds another way for the record. Raises what `send` raises."""
@@ -104,11 +107,7 @@ class Channel:
         at = self.own.geometry.slab_offset + block.offset
         self.own.mapping[at : at + block.nbytes] = payload
         reference = envelope.encode_reference(envelope.BlockReference(*block))
-        flags |= envelope.IN_BLOCK
-        try:
-            status = self.push(kind, flags, method, call_id, deadline_ns, reference)
-        except ring.RingCorrupt as error:
-            raise ProtocolError(str(error)) from None
+        status = self._push((kind, flags | envelope.IN_BLOCK, method, call_id, deadline_ns, reference))
         if status == ring.FULL:
             self.slab.take_back(block.number, block.generation)
             return False
@@ -146,10 +145,7 @@ class Channel:
             self._waiting_for_room = False
 
     def _try(self, record: Record) -> bool:
-        try:
-            status = self.push(*record)
-        except ring.RingCorrupt as error:
-            raise ProtocolError(str(error)) from None
+        status = self._push(record)
         if status == ring.LARGE:
             return self._send_in_block(record)
         if status == ring.RING:

@@ -25,8 +25,6 @@ _F_SEAL_FUTURE_WRITE: Final = 0x10
 _MFD_NOEXEC_SEAL: Final = 0x8
 _SHM_FOLDER: Final = "/dev/shm"
 
-SUPPORTED: Final = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
-
 
 class BadSegment(ValueError):
     """An fd of the peer that is not the segment that it declared."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from shmrpc.shm import doorbell, ring, segment
+from shmrpc.shm import doorbell, envelope, ring, segment
 from shmrpc.shm.channel import Channel, Record
 from shmrpc.shm.doorbell import Doorbell
 from shmrpc.shm.layout import Geometry
@@ -161,3 +161,23 @@ def word(owned: Segment, offset: int) -> int:
 def set_word(owned: Segment, offset: int, value: int) -> None:
     """Writes a shared word of one's own segment, as a peer that keeps no rules would."""
     owned.mapping[offset : offset + 8] = value.to_bytes(8, "little")
+
+
+def send(channel: Channel, call_id: int, payload: bytes = b"", kind: int = envelope.REQUEST) -> None:
+    """Sends one record with a payload."""
+    channel.send(kind, 0, 0, call_id, 0, payload)
+
+
+def fill(channel: Channel) -> int:
+    """Sends until the first record waits; gives the number of those that went."""
+    call_id = 0
+    while not channel.outbox:
+        call_id += 1
+        send(channel, call_id, bytes(INLINE))
+    return call_id - 1
+
+
+def crowd(channel: Channel) -> None:
+    """Publishes empty records until not one more fits, without queueing one."""
+    while channel.push(envelope.REQUEST, 0, 0, 1, 0, b"") != ring.FULL:
+        pass

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from joined import FITTING, INLINE, SMALL, received, set_word, taken, two_channels
+from joined import FITTING, INLINE, SMALL, crowd, fill, received, send, set_word, taken, two_channels
 
 from shmrpc.errors import ResourceExhausted
-from shmrpc.shm import envelope, layout, ring
+from shmrpc.shm import envelope, layout
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.layout import GRANULE
 
@@ -24,27 +24,8 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
         yield channels
 
 
-def send(channel: Channel, call_id: int, payload: bytes = b"", kind: int = envelope.REQUEST) -> None:
-    channel.send(kind, 0, 0, call_id, 0, payload)
-
-
 def call_ids(channel: Channel, budget: int = 1000) -> list[int]:
     return [record[3] for record in received(channel, budget)]
-
-
-def fill(channel: Channel) -> int:
-    """Sends until the first record waits; gives the number of those that went."""
-    call_id = 0
-    while not channel.outbox:
-        call_id += 1
-        send(channel, call_id, bytes(INLINE))
-    return call_id - 1
-
-
-def crowd(channel: Channel) -> None:
-    """Publishes empty records until not one more fits, without queueing one."""
-    while channel.push(envelope.REQUEST, 0, 0, 1, 0, b"") != ring.FULL:
-        pass
 
 
 def rung(channel: Channel) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from joined import INLINE, SMALL, received, set_word, two_channels
+from joined import INLINE, SMALL, crowd, fill, received, send, set_word, two_channels
 
 from shmrpc.errors import ProtocolError
 from shmrpc.shm import envelope, layout, ring
@@ -18,25 +18,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two joined channels, for each kind of doorbell."""
     with two_channels(bell=request.param) as channels:
         yield channels
-
-
-def send(channel: Channel, call_id: int, payload: bytes = b"", kind: int = envelope.REQUEST) -> None:
-    channel.send(kind, 0, 0, call_id, 0, payload)
-
-
-def fill(channel: Channel) -> int:
-    """Sends until the first record waits; gives the number of those that went."""
-    call_id = 0
-    while not channel.outbox:
-        call_id += 1
-        send(channel, call_id, bytes(INLINE))
-    return call_id - 1
-
-
-def crowd(channel: Channel) -> None:
-    """Publishes empty records until not one more fits, without queueing one."""
-    while channel.push(envelope.REQUEST, 0, 0, 1, 0, b"") != ring.FULL:
-        pass
 
 
 def reference(*fields: object) -> bytes:

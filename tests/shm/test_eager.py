@@ -66,6 +66,13 @@ async def in_callback(act: Callable[[], Any]) -> Any:
     return await done
 
 
+def start_and_cancel(starter: Starter[Job], awaitable: Awaitable[Any], job: Job) -> None:
+    """Both in one tick of the loop."""
+    starter.start(awaitable, job)
+    assert job.task is not None
+    job.task.cancel()
+
+
 async def _value(value: Any) -> Any:
     return value
 
@@ -154,12 +161,7 @@ async def test_a_cancellation_in_the_tick_of_the_suspension_arrives(starter: Sta
 
     job = Job()
 
-    def start_and_cancel() -> None:
-        starter.start(wait(), job)
-        assert job.task is not None
-        job.task.cancel()
-
-    await in_callback(start_and_cancel)
+    await in_callback(partial(start_and_cancel, starter, wait(), job))
     with pytest.raises(asyncio.CancelledError):
         await job.outcome()
     assert arrived == ["cancelled"]
@@ -321,12 +323,7 @@ async def test_what_the_handler_awaits_is_cancelled_with_it_also_in_the_tick_of_
 
     job = Job()
 
-    def start_and_cancel() -> None:
-        starter.start(wait(), job)
-        assert job.task is not None
-        job.task.cancel()
-
-    await in_callback(start_and_cancel)
+    await in_callback(partial(start_and_cancel, starter, wait(), job))
     with pytest.raises(asyncio.CancelledError):
         await job.outcome()
     assert inner[0].cancelled()
@@ -337,12 +334,7 @@ async def test_an_awaitable_that_is_cancelled_before_it_is_awaited_is_reported()
     job = Job()
     inner = asyncio.ensure_future(asyncio.sleep(0))
 
-    def start_and_cancel() -> None:
-        starter.start(inner, job)
-        assert job.task is not None
-        job.task.cancel()
-
-    await in_callback(start_and_cancel)
+    await in_callback(partial(start_and_cancel, starter, inner, job))
     with pytest.raises(asyncio.CancelledError):
         await job.outcome()
     await inner
