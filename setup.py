@@ -11,9 +11,19 @@ native = Extension(
     "shmrpc._native",
     sources=[
         f"shmrpc/_native/{name}.c"
-        for name in ("module", "producer", "consumer", "release_types", "call_types", "requester")
+        for name in (
+            "module",
+            "producer",
+            "consumer",
+            "release_types",
+            "view",
+            "references",
+            "call_types",
+            "first_step",
+            "requester",
+        )
     ],
-    depends=[f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "ring", "wake")],
+    depends=[f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "references", "ring", "wake")],
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", *os.environ.get("SHMRPC_CFLAGS", "").split()],
     extra_link_args=os.environ.get("SHMRPC_LDFLAGS", "").split(),
 )

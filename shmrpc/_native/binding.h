@@ -15,6 +15,7 @@ struct native_state {
     PyTypeObject *consumer;
     PyTypeObject *releaser;
     PyTypeObject *reaper;
+    PyTypeObject *view;
     PyTypeObject *pending_call;
     PyObject *cancelled_error; /* asyncio.CancelledError */
     PyObject *enter_task;      /* asyncio's own means for foreign tasks */
@@ -52,7 +53,9 @@ PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint
 int add_producer_type(PyObject *module, struct native_state *state);
 int add_consumer_type(PyObject *module, struct native_state *state);
 int add_release_types(PyObject *module, struct native_state *state);
+int add_view_type(PyObject *module, struct native_state *state);
 int add_call_types(PyObject *module, struct native_state *state);
+int add_first_step(PyObject *module, struct native_state *state);
 int add_requester_type(PyObject *module);
 
 int producer_publish(PyObject *producer, struct shm_record *record, PyObject *payload);
@@ -62,5 +65,29 @@ PyObject *pending_call_new(struct native_state *state, PyObject *loop, unsigned 
 /* Ends a PendingCall and runs its waiter at once; in loop callbacks only. -1: the waiter raised what the loop must see. */
 int pending_call_answer(PyObject *call, PyObject *answer);
 PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* Publishes the release of a block for a View that dies, and rings if the peer waits for room. Nothing once the Releaser
+ * is closed. Never raises, and keeps the exception that is set; what the peer did wrong is noted as `corrupt`.
+ */
+void releaser_send_home(PyObject *releaser, uint64_t block, uint64_t generation);
+
+/* A View that reports its death to nobody, until view_release_to. */
+PyObject *view_open(struct native_state *state, PyObject *mapping, Py_ssize_t offset, Py_ssize_t nbytes, uint64_t block,
+                    uint64_t generation, bool writable);
+void view_release_to(PyObject *view, PyObject *releaser);
+PyObject *address_of(PyObject *module, PyObject *object);
+
+PyObject *open_references(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *pack_references(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* Whether the interpreter is about to end, so that no more Python may run. */
+static inline bool interpreter_is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
 
 #endif

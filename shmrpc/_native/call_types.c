@@ -1,5 +1,5 @@
-/* call_types.c: PendingCall, what a caller awaits, and first_step, which starts a handler. Both exist because a call spends
- * more time in them than in the ring when they are Python (benchmarks/README.md says how that was measured).
+/* call_types.c: PendingCall, what a caller awaits. It exists because a call spends more time in it than in the ring when it
+ * is Python (benchmarks/README.md says how that was measured); so does first_step, in its own file.
  */
 #include "binding.h"
 
@@ -144,6 +144,13 @@ static PyObject *pending_call_set_result(PendingCallObject *self, PyObject *answ
     Py_RETURN_NONE;
 }
 
+static PyObject *pending_call_answer_now(PendingCallObject *self, PyObject *answer)
+{
+    if (pending_call_answer((PyObject *)self, answer) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *pending_call_cancel(PendingCallObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     if (count + (names ? PyTuple_GET_SIZE(names) : 0) > 1) {
@@ -275,6 +282,9 @@ static PyObject *pending_call_next(PendingCallObject *self)
 static PyMethodDef pending_call_methods[] = {
     {"set_result", (PyCFunction)(void (*)(void))pending_call_set_result, METH_O,
      PyDoc_STR("End the call with an answer; its waiter runs in the next turn of the loop. Nothing when it has ended.")},
+    {"answer", (PyCFunction)(void (*)(void))pending_call_answer_now, METH_O,
+     PyDoc_STR("End the call with an answer and run its waiter at once: in a callback of the loop only, where no task runs.\n"
+               "Raises what the waiter raises past Exception. Nothing when it has ended.")},
     {"result", (PyCFunction)(void (*)(void))pending_call_result, METH_NOARGS, PyDoc_STR("The answer.")},
     {"done", (PyCFunction)(void (*)(void))pending_call_done, METH_NOARGS, PyDoc_STR("Whether it was answered or cancelled.")},
     {"cancelled", (PyCFunction)(void (*)(void))pending_call_cancelled, METH_NOARGS, PyDoc_STR("Whether it was cancelled.")},
@@ -325,72 +335,6 @@ static PyType_Spec pending_call_spec = {
     .slots = pending_call_slots,
 };
 
-/* What a coroutine did in one step: *result is what it returned or yielded. */
-static PySendResult step_in_context(PyObject *coroutine, PyObject *context, PyObject *variable, PyObject *value,
-                                    PyObject **result)
-{
-    *result = NULL;
-    if (PyContext_Enter(context) < 0)
-        return PYGEN_ERROR;
-    PySendResult outcome = PYGEN_ERROR;
-    PyObject *token = PyContextVar_Set(variable, value);
-    if (token) {
-        Py_DECREF(token);
-        outcome = PyIter_Send(coroutine, Py_None, result);
-    }
-    PyObject *type, *raised, *traceback;
-    PyErr_Fetch(&type, &raised, &traceback);
-    if (PyContext_Exit(context) < 0)
-        PyErr_WriteUnraisable(context); /* entered above: this cannot fail */
-    PyErr_Restore(type, raised, traceback);
-    return outcome;
-}
-
-static PyObject *first_step(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    if (count != 6) {
-        PyErr_Format(PyExc_TypeError, "first_step takes 6 arguments, not %zd", count);
-        return NULL;
-    }
-    struct native_state *state = PyModule_GetState(module);
-    PyObject *entered = PyObject_Vectorcall(state->enter_task, args, 2, NULL);
-    if (!entered) {
-        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
-            return NULL;
-        PyErr_Clear();
-        Py_RETURN_NONE;
-    }
-    Py_DECREF(entered);
-    PyObject *context = PyContext_Copy(args[3]);
-    PyObject *result = NULL;
-    PySendResult outcome = context ? step_in_context(args[2], context, args[4], args[5], &result) : PYGEN_ERROR;
-    PyObject *type, *raised, *traceback;
-    PyErr_Fetch(&type, &raised, &traceback);
-    PyObject *left = PyObject_Vectorcall(state->leave_task, args, 2, NULL);
-    if (!left)
-        PyErr_WriteUnraisable(args[1]); /* entered above: this cannot fail */
-    Py_XDECREF(left);
-    PyErr_Restore(type, raised, traceback);
-    PyObject *triple = outcome == PYGEN_ERROR ? NULL : PyTuple_New(3);
-    if (!triple) {
-        Py_XDECREF(result);
-        Py_XDECREF(context);
-        return NULL;
-    }
-    PyTuple_SET_ITEM(triple, 0, Py_NewRef(outcome == PYGEN_RETURN ? Py_True : Py_False));
-    PyTuple_SET_ITEM(triple, 1, result);
-    PyTuple_SET_ITEM(triple, 2, context);
-    return triple;
-}
-
-static PyMethodDef call_functions[] = {
-    {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL,
-     PyDoc_STR("first_step(loop, task, coroutine, context, variable, value) -> (returned, object, context) | None\n\n"
-               "As the task, and in a copy of the context with a variable set, run a coroutine to its first suspension. The\n"
-               "object is its result, or what it yielded. None: another task is running, and nothing was done.")},
-    {NULL, NULL, 0, NULL},
-};
-
 int add_call_types(PyObject *module, struct native_state *state)
 {
     PyObject *exceptions = PyImport_ImportModule("asyncio.exceptions");
@@ -400,16 +344,6 @@ int add_call_types(PyObject *module, struct native_state *state)
     Py_DECREF(exceptions);
     if (!state->cancelled_error)
         return -1;
-    PyObject *tasks = PyImport_ImportModule("asyncio.tasks");
-    if (!tasks)
-        return -1;
-    state->enter_task = PyObject_GetAttrString(tasks, "_enter_task");
-    state->leave_task = PyObject_GetAttrString(tasks, "_leave_task");
-    Py_DECREF(tasks);
-    if (!state->enter_task || !state->leave_task)
-        return -1;
     state->pending_call = (PyTypeObject *)PyType_FromModuleAndSpec(module, &pending_call_spec, NULL);
-    if (!state->pending_call || PyModule_AddType(module, state->pending_call) < 0)
-        return -1;
-    return PyModule_AddFunctions(module, call_functions);
+    return state->pending_call ? PyModule_AddType(module, state->pending_call) : -1;
 }

@@ -217,6 +217,13 @@ static PyObject *consumer_arm(ConsumerObject *self, PyObject *Py_UNUSED(ignored)
     Py_RETURN_FALSE;
 }
 
+static PyObject *consumer_published(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(shm_consumer_published(&self->ring));
+}
+
 static PyObject *consumer_disarm(ConsumerObject *self, PyObject *Py_UNUSED(ignored))
 {
     if (!mapping_pair_check(&self->maps))
@@ -247,9 +254,19 @@ static PyMethodDef consumer_methods[] = {
     {"ready", (PyCFunction)(void (*)(void))consumer_ready, METH_NOARGS, PyDoc_STR("Whether there is something to take.")},
     {"arm", (PyCFunction)(void (*)(void))consumer_arm, METH_NOARGS,
      PyDoc_STR("Declare 'ring me' and look once more. True: sleep; False: something came, and the epoch is disarmed.")},
+    {"published", (PyCFunction)(void (*)(void))consumer_published, METH_NOARGS,
+     PyDoc_STR("published() -> int\n\n"
+               "Where the peer's records end now. It covers all that came before whatever else of the peer was seen already.\n"
+               "Compare it with `taken`; it is not checked.")},
     {"disarm", (PyCFunction)(void (*)(void))consumer_disarm, METH_NOARGS, PyDoc_STR("Declare 'awake'.")},
     {"close", (PyCFunction)(void (*)(void))consumer_close, METH_NOARGS, PyDoc_STR("Let go of both mappings.")},
     {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef consumer_members[] = {
+    {"taken", T_ULONGLONG, offsetof(ConsumerObject, ring.head), READONLY,
+     PyDoc_STR("Where the records end that dispatch has taken: bytes since the beginning of the connection.")},
+    {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef consumer_getset[] = {
@@ -264,6 +281,7 @@ static PyType_Slot consumer_slots[] = {
     {Py_tp_new, (void *)consumer_new},
     {Py_tp_dealloc, (void *)consumer_dealloc},
     {Py_tp_methods, consumer_methods},
+    {Py_tp_members, consumer_members},
     {Py_tp_getset, consumer_getset},
     {0, NULL},
 };

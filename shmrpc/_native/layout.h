@@ -22,5 +22,6 @@
 #define SHM_FLAG_IN_BLOCK 1
 
 #define SHM_RELEASE_ENTRY 16            /* block number, generation */
+#define SHM_GRANULE 1024                /* a slab's unit of allocation */
 
 #endif

@@ -78,6 +78,19 @@ PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint
 static PyMethodDef module_methods[] = {
     {"watch", (PyCFunction)(void (*)(void))watch, METH_FASTCALL,
      PyDoc_STR("watch(consumers, spin_ns) -> bool\n\nWhether any consumer has something to take; looks for spin_ns at most.")},
+    {"address_of", (PyCFunction)(void (*)(void))address_of, METH_O,
+     PyDoc_STR("address_of(object) -> (address, nbytes, contiguous, readonly) | None\n\n"
+               "Where the memory of an object with the buffer protocol lies now, in whatever order of its axes. None: it has\n"
+               "no such memory.")},
+    {"open_references", (PyCFunction)(void (*)(void))open_references, METH_FASTCALL,
+     PyDoc_STR("open_references(payload, extents, releaser, most) -> (body, opened)\n\n"
+               "Open the table of at most `most` references that a payload begins with. Each becomes a View that goes home\n"
+               "through the releaser; one to a block of this side becomes (block, generation, offset, nbytes). `extents` is\n"
+               "{number: (mapping, slab_offset, slab_bytes)}. RingCorrupt: the peer lies. KeyError: an extent that is not in\n"
+               "the dict; nothing was opened.")},
+    {"pack_references", (PyCFunction)(void (*)(void))pack_references, METH_FASTCALL,
+     PyDoc_STR("pack_references(references, body) -> bytes\n\n"
+               "A payload: the table of (block, generation, offset, nbytes), then the body.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -101,6 +114,7 @@ static int add_constants(PyObject *module)
         {"KIND_REPLY", SHM_KIND_REPLY},
         {"FLAG_IN_BLOCK", SHM_FLAG_IN_BLOCK},
         {"RELEASE_ENTRY", SHM_RELEASE_ENTRY},
+        {"GRANULE", SHM_GRANULE},
     };
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
@@ -117,7 +131,8 @@ static int module_exec(PyObject *module)
         return -1;
     if (add_constants(module) < 0 || add_producer_type(module, state) < 0 ||
         add_consumer_type(module, state) < 0 || add_release_types(module, state) < 0 ||
-        add_call_types(module, state) < 0 || add_requester_type(module) < 0)
+        add_view_type(module, state) < 0 || add_call_types(module, state) < 0 || add_first_step(module, state) < 0 ||
+        add_requester_type(module) < 0)
         return -1;
     return 0;
 }
@@ -130,6 +145,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->consumer);
     Py_VISIT(state->releaser);
     Py_VISIT(state->reaper);
+    Py_VISIT(state->view);
     Py_VISIT(state->pending_call);
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->enter_task);
@@ -145,6 +161,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->consumer);
     Py_CLEAR(state->releaser);
     Py_CLEAR(state->reaper);
+    Py_CLEAR(state->view);
     Py_CLEAR(state->pending_call);
     Py_CLEAR(state->cancelled_error);
     Py_CLEAR(state->enter_task);

@@ -6,6 +6,8 @@ typedef struct {
     struct mapping_pair maps;
     struct shm_releaser ring;
     struct shm_ringer room; /* the peer's want-room epoch */
+    PyObject *on_ring;      /* what rings for a View that dies; NULL: nothing does */
+    char corrupt;
 } ReleaserObject;
 
 typedef struct {
@@ -16,10 +18,10 @@ typedef struct {
 
 static PyObject *releaser_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"own", "peer", "ring_offset", "entries", NULL};
-    PyObject *own, *peer;
+    static char *names[] = {"own", "peer", "ring_offset", "entries", "on_ring", NULL};
+    PyObject *own, *peer, *on_ring = Py_None;
     Py_ssize_t offset, entries;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnn", names, &own, &peer, &offset, &entries))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOnn|O", names, &own, &peer, &offset, &entries, &on_ring))
         return NULL;
     ReleaserObject *self = (ReleaserObject *)type->tp_alloc(type, 0);
     if (!self)
@@ -34,12 +36,31 @@ static PyObject *releaser_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->ring.tail_word = own_word(&self->maps, SHM_CURSOR_RELEASE_TAIL);
     self->ring.head_word = peer_word(&self->maps, SHM_CURSOR_RELEASE_HEAD);
     self->room.word = peer_word(&self->maps, SHM_CURSOR_ROOM_EPOCH);
+    self->on_ring = on_ring == Py_None ? NULL : Py_NewRef(on_ring);
     return (PyObject *)self;
+}
+
+/* Collectable, since on_ring may lead to whatever owns the Releaser. A View that lives keeps it from being collected: the
+ * collector does not see the View's reference, and counts it as one from outside.
+ */
+static int releaser_traverse(ReleaserObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->on_ring);
+    return 0;
+}
+
+static int releaser_clear(ReleaserObject *self)
+{
+    Py_CLEAR(self->on_ring);
+    return 0;
 }
 
 static void releaser_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    releaser_clear((ReleaserObject *)op);
     mapping_pair_close(&((ReleaserObject *)op)->maps);
     type->tp_free(op);
     Py_DECREF(type);
@@ -62,9 +83,34 @@ static PyObject *releaser_release(ReleaserObject *self, PyObject *const *args, P
     return PyBool_FromLong(shm_ringer_must_ring(&self->room));
 }
 
+static void ring_for_room(PyObject *on_ring)
+{
+    PyObject *type, *value, *traceback; /* of whatever lets go of the View just now */
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_INCREF(on_ring); /* it may close the Releaser */
+    PyObject *result = PyObject_CallNoArgs(on_ring);
+    if (!result)
+        PyErr_WriteUnraisable(on_ring);
+    Py_XDECREF(result);
+    Py_DECREF(on_ring);
+    PyErr_Restore(type, value, traceback);
+}
+
+void releaser_send_home(PyObject *op, uint64_t block, uint64_t generation)
+{
+    ReleaserObject *self = (ReleaserObject *)op;
+    if (!self->maps.open)
+        return;
+    if (shm_releaser_push(&self->ring, block, generation) != SHM_OK)
+        self->corrupt = 1; /* there is nobody here to tell it: the session looks */
+    else if (self->on_ring && !interpreter_is_finalizing() && shm_ringer_must_ring(&self->room))
+        ring_for_room(self->on_ring);
+}
+
 static PyObject *releaser_close(ReleaserObject *self, PyObject *Py_UNUSED(ignored))
 {
     mapping_pair_close(&self->maps);
+    releaser_clear(self);
     Py_RETURN_NONE;
 }
 
@@ -75,9 +121,21 @@ static PyMethodDef releaser_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef releaser_members[] = {
+    {"pushed", T_ULONGLONG, offsetof(ReleaserObject, ring.tail), READONLY,
+     PyDoc_STR("How many leases were released, by release() and by Views.")},
+    {"corrupt", T_BOOL, offsetof(ReleaserObject, corrupt), READONLY,
+     PyDoc_STR("Whether a View could not be released because of what the peer wrote.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot releaser_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("Releaser(own, peer, ring_offset, entries)\n\n"
-                                  "The sending end of the release ring in my segment.")},
+    {Py_tp_doc, (void *)PyDoc_STR("Releaser(own, peer, ring_offset, entries, on_ring=None)\n\n"
+                                  "The sending end of the release ring in my segment. on_ring() is called, on any thread, when\n"
+                                  "a View has died and the peer wants to be rung for it.")},
+    {Py_tp_traverse, (void *)releaser_traverse},
+    {Py_tp_clear, (void *)releaser_clear},
+    {Py_tp_members, releaser_members},
     {Py_tp_new, (void *)releaser_new},
     {Py_tp_dealloc, (void *)releaser_dealloc},
     {Py_tp_methods, releaser_methods},
@@ -87,7 +145,7 @@ static PyType_Slot releaser_slots[] = {
 static PyType_Spec releaser_spec = {
     .name = "shmrpc._native.Releaser",
     .basicsize = sizeof(ReleaserObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = releaser_slots,
 };
 

@@ -114,6 +114,16 @@ static inline bool shm_consumer_ready(const struct shm_consumer *c)
     return c->head != c->tail || shm_load_acquire(c->tail_word) != c->tail;
 }
 
+/* Where the producer says that its records end now. Validates nothing.
+ *
+ * After an entry of the same peer's release ring was taken it covers every record that was published before the entry:
+ * the peer stored the tail first, and [release-tail] makes that store visible too.
+ */
+static inline uint64_t shm_consumer_published(const struct shm_consumer *c)
+{
+    return shm_load_acquire(c->tail_word); /* [tail] meets the publish in shm_producer_push */
+}
+
 /* Re-reads the producer's position. */
 static inline enum shm_status shm_consumer_look(struct shm_consumer *c)
 {

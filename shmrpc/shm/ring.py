@@ -1,9 +1,10 @@
-"""Record rings and release rings: the native core, opened for the two segments of a channel.
+"""Record rings, release rings and views: the native core, opened for the two segments of a channel.
 
 The classes are C (``_native/ring.h`` has the algorithm and its ordering points); this file says where in the segments they
 lie and what their answers mean.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from shmrpc._native import (
@@ -14,7 +15,11 @@ from shmrpc._native import (
     Releaser,
     Requester,
     RingCorrupt,
+    View,
+    address_of,
     first_step,
+    open_references,
+    pack_references,
     watch,
 )
 from shmrpc.shm.layout import RING_OFFSET
@@ -32,11 +37,15 @@ __all__ = [
     "Releaser",
     "Requester",
     "RingCorrupt",
+    "View",
+    "address_of",
     "first_step",
     "open_consumer",
     "open_producer",
     "open_reaper",
+    "open_references",
     "open_releaser",
+    "pack_references",
     "watch",
 ]
 
@@ -65,9 +74,15 @@ def open_consumer(own: Segment, peer: Segment) -> Consumer:
     return Consumer(own.mapping, peer.mapping, RING_OFFSET, geometry.ring_bytes, geometry.inline_limit)
 
 
-def open_releaser(own: Segment, peer: Segment) -> Releaser:
-    """The sending end of my release ring, for blocks of the peer's slab."""
-    return Releaser(own.mapping, peer.mapping, own.geometry.release_offset, own.geometry.release_entries)
+def open_releaser(own: Segment, peer: Segment, on_ring: Callable[[], object] | None = None) -> Releaser:
+    """The sending end of my release ring, for blocks of the peer's memory.
+
+    Args:
+        own: My segment.
+        peer: The peer's.
+        on_ring: Rings the peer. Called on any thread, and within anything, when a View has died and the peer waits for it.
+    """
+    return Releaser(own.mapping, peer.mapping, own.geometry.release_offset, own.geometry.release_entries, on_ring)
 
 
 def open_reaper(own: Segment, peer: Segment) -> Reaper:

@@ -1,4 +1,7 @@
-/* stress_release_ring.c [releases]: one thread sends blocks home, another takes them; see stress_record_ring.c. */
+/* stress_release_ring.c [releases]: one thread sends blocks home, another takes them; see stress_record_ring.c.
+ *
+ * Before each block it publishes a record, which the other one must see the end of once it has taken the block.
+ */
 #include "segments.h"
 #include "threads.h"
 
@@ -11,8 +14,10 @@ static void *release(void *argument)
 {
     struct run *run = argument;
     struct shm_releaser releaser = releaser_of(&run->both);
+    shm_word *tail = word_of(&run->both.theirs, SHM_CURSOR_TAIL);
     for (uint64_t block = 0; block < run->releases; block++) {
         enum shm_status status;
+        shm_store_release(tail, block + 1); /* as shm_producer_push does, of records that are one byte long */
         while ((status = shm_releaser_push(&releaser, block, ~block)) == SHM_FULL)
             sched_yield();
         CHECK_EQUAL(status, SHM_OK);
@@ -24,6 +29,7 @@ static void *reap(void *argument)
 {
     struct run *run = argument;
     struct shm_reaper reaper = reaper_of(&run->both);
+    const struct shm_consumer consumer = {.tail_word = word_of(&run->both.theirs, SHM_CURSOR_TAIL)};
     for (uint64_t expected = 0; expected < run->releases;) {
         uint64_t block, generation;
         enum shm_status status = shm_reaper_take(&reaper, &block, &generation);
@@ -31,6 +37,7 @@ static void *reap(void *argument)
             CHECK_EQUAL(block, expected);
             CHECK_EQUAL(generation, ~expected);
             expected++;
+            CHECK(shm_consumer_published(&consumer) >= expected);
         } else {
             CHECK_EQUAL(status, SHM_EMPTY);
             sched_yield();

@@ -30,7 +30,7 @@ VARIANTS = {
     # gcc's thread sanitizer ignores atomic_thread_fence and says so; the fences are the business of stress_wake.
     "tsan": ("-O1", "-fsanitize=thread", "-Wno-tsan", "-Wno-unknown-warning-option"),
 }
-UNITS = ("unit_record_ring", "unit_release_ring", "unit_wake", "unit_hostile")
+UNITS = ("unit_record_ring", "unit_release_ring", "unit_references", "unit_wake", "unit_hostile")
 STRESSES = {
     "stress_record_ring": "200000",
     "stress_release_ring": "500000",
@@ -133,7 +133,7 @@ def test_every_line_of_the_headers_is_reached(
                     number = entry["line_number"]
                     lines[number] = lines.get(number, 0) + entry["count"]
     missed = {}
-    for name in ("atomics.h", "ring.h", "wake.h"):
+    for name in ("atomics.h", "references.h", "ring.h", "wake.h"):
         lines = reached[name]
         percent = 100 * sum(map(bool, lines.values())) / len(lines)
         print(f"{name}: {percent:.1f} % of {len(lines)} lines")

@@ -224,6 +224,25 @@ static void readiness_counts_what_was_seen_but_not_taken(void)
     segments_free(&both);
 }
 
+static void what_was_published_can_be_compared_with_what_was_taken(void)
+{
+    open_ring();
+    CHECK_EQUAL(shm_consumer_published(&consumer), consumer.head);
+    CHECK_EQUAL(push(1, 8), SHM_OK);
+    uint64_t first = shm_consumer_published(&consumer);
+    CHECK_EQUAL(push(2, RING - 128), SHM_OK);
+    CHECK(consumer.head < first && first < shm_consumer_published(&consumer));
+    take(1, 8);
+    CHECK_EQUAL(consumer.head, first);
+    take(2, RING - 128);
+    CHECK_EQUAL(consumer.head, shm_consumer_published(&consumer));
+    CHECK(shm_consumer_commit(&consumer));
+    CHECK_EQUAL(push(3, RING / 2), SHM_OK); /* with padding before it */
+    take(3, RING / 2);
+    CHECK_EQUAL(consumer.head, shm_consumer_published(&consumer));
+    segments_free(&both);
+}
+
 static uint32_t length_of(uint64_t call_id)
 {
     return (uint32_t)(call_id * 37 % 121);
@@ -280,6 +299,7 @@ int main(void)
         TEST(padding_counts_as_room_that_is_taken),
         TEST(a_producer_reads_the_peers_cursor_only_when_the_ring_looks_full),
         TEST(readiness_counts_what_was_seen_but_not_taken),
+        TEST(what_was_published_can_be_compared_with_what_was_taken),
         TEST(records_of_all_sizes_keep_their_order_through_many_turns_of_the_ring),
         TEST(positions_pass_four_gibibytes),
     };

@@ -296,13 +296,15 @@ async def test_what_is_no_plain_reply_to_a_known_call_goes_to_its_handler(caller
     await caller.take_reply(9)
     await caller.take_reply(1, kind=envelope.FAILURE)
     await caller.take_reply(1, flags=envelope.AS_JSON)
-    await caller.take_reply(1, bytes(INLINE + 1))  # in a block
+    await caller.take_reply(1, flags=envelope.IN_BLOCK)
+    await caller.take_reply(1, flags=envelope.HAS_BUFFERS)
     assert [record[:4] for record in caller.unclaimed] == [
         (envelope.REPLY, 0, 0, 2),
         (envelope.REPLY, 0, 0, 9),
         (envelope.FAILURE, 0, 0, 1),
         (envelope.REPLY, envelope.AS_JSON, 0, 1),
         (envelope.REPLY, envelope.IN_BLOCK, 0, 1),
+        (envelope.REPLY, envelope.HAS_BUFFERS, 0, 1),
     ]
     assert set(caller.pending) == {1, 2}
 

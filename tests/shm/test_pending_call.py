@@ -173,6 +173,60 @@ async def test_what_a_waiter_raises_to_the_loop_stops_no_other_answer(pair: Pair
     assert all(call.done() for call in calls)
 
 
+async def test_an_answer_runs_the_waiter_at_once(pair: Pair) -> None:
+    seen: list[object] = []
+
+    async def wait() -> None:
+        seen.append(await pair.start())
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    seen_in_callback = asyncio.get_running_loop().create_future()
+
+    def end() -> None:
+        pair.pending[1].answer(["any", "object"])
+        seen_in_callback.set_result(list(seen))
+
+    asyncio.get_running_loop().call_soon(end)
+    assert await seen_in_callback == [["any", "object"]]
+    await task
+
+
+async def test_an_answer_that_nobody_awaits_yet_is_kept(pair: Pair) -> None:
+    call = pair.start()
+    call.answer("the first")
+    call.answer("the second")
+    call.set_result("the third")
+    assert call.done()
+    assert await call == "the first"
+
+
+async def test_an_answer_to_a_cancelled_call_means_nothing(pair: Pair) -> None:
+    async def wait() -> Any:
+        return await pair.start()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    pair.pending[1].answer("late")
+    await asyncio.wait((task,))
+    assert task.cancelled()
+
+
+async def test_an_answer_raises_what_its_waiter_raises_to_the_loop(pair: Pair) -> None:
+    class StopAll(BaseException):
+        pass
+
+    def explode(call: object) -> None:
+        raise StopAll
+
+    call = pair.start()
+    call.add_done_callback(explode)  # type: ignore[attr-defined]
+    with pytest.raises(StopAll):
+        call.answer("result")
+    assert call.done()
+
+
 async def test_nothing_begins_in_another_thread(pair: Pair) -> None:
     begun: list[object] = []
     thread = threading.Thread(target=lambda: begun.append(pair.requester.start("method", 1, 0, 0, b"")))

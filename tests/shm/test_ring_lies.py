@@ -77,6 +77,12 @@ def test_a_kind_beyond_all_tables_is_the_peers_fault(ends: Ends) -> None:
         taken(ends.consumer)
 
 
+def test_a_lie_about_what_was_published_is_only_told_on(ends: Ends) -> None:
+    set_word(ends.left.own, layout.CURSOR_TAIL, 2**64 - 1)
+    assert ends.consumer.published() == 2**64 - 1
+    assert ends.consumer.taken == 0
+
+
 # Lies about releases
 
 
@@ -116,6 +122,7 @@ def test_ends_that_are_closed_say_so(ends: Ends) -> None:
         ends.producer.unread,
         ends.consumer.arm,
         ends.consumer.disarm,
+        ends.consumer.published,
         lambda: taken(ends.consumer),
         lambda: ends.releaser.release(1, 1),
         ends.reaper.take,
