@@ -1,25 +1,22 @@
 """How two processes meet: one exchange over a Unix stream socket, which agrees on everything and passes the fds.
 
 The client sends `Hello` with its segment and its doorbell; the server answers `Welcome` with its own, or `Rejection`.
-Each frame is four bytes magic, a little-endian u32 length and a msgpack body; its fds ride on its first byte. A frame has
-exactly the fds that it should, else all of them are closed and the peer is refused. docs/specification.md is normative.
+A frame of theirs has exactly the fds that it should, else all of them are closed and the peer is refused.
+docs/specification.md is normative.
 """
 
-import array
 import asyncio
 import contextlib
 import os
 import socket
-import struct
 from typing import Annotated, Final, NamedTuple, TypeVar
 
-import anyio
 import msgspec
 
 from shmrpc.context import Peer
 from shmrpc.contract import Signature
 from shmrpc.errors import HandshakeError
-from shmrpc.shm import doorbell, liveness, segment
+from shmrpc.shm import doorbell, frames, liveness, segment
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.layout import BadGeometry, Geometry
 from shmrpc.shm.settings import MIN_MESSAGE, Settings
@@ -31,10 +28,6 @@ FEATURES: Final[tuple[str, ...]] = ()
 FRAME_LIMIT: Final = 1 << 20
 FDS: Final = 2
 """A hello and a welcome carry two fds each: the sender's segment, and the far end of its doorbell."""
-
-_FRAME: Final = struct.Struct("<4sI")
-_MAGIC: Final = b"SHMR"
-_MOST_FDS: Final = 16  # that one recvmsg has room for; the kernel discards more
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -66,6 +59,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     wanted: list[Wanted]
     """Empty: tell me all services."""
     max_message: Annotated[int, msgspec.Meta(ge=MIN_MESSAGE)]
+    max_extent_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    """What it accepts in extents, at once."""
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
@@ -78,6 +73,7 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
     geometry: Geometry
     offered: list[Offered]
     max_message: Annotated[int, msgspec.Meta(ge=MIN_MESSAGE)]
+    max_extent_bytes: Annotated[int, msgspec.Meta(ge=0)]
     max_in_flight: Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -89,7 +85,7 @@ class Rejection(msgspec.Struct, tag="rejection", frozen=True):
 
 
 class Accepted(NamedTuple):
-    """A finished handshake."""
+    """A finished handshake, on the client's side."""
 
     channel: Channel
     peer: Peer
@@ -97,6 +93,16 @@ class Accepted(NamedTuple):
     offered: list[Offered]
     max_in_flight: int
     max_message: int
+    max_extent_bytes: int
+    """The smaller one of both sides: bytes of extents in each direction."""
+
+
+class Answered(NamedTuple):
+    """A finished handshake, on the server's side."""
+
+    channel: Channel
+    max_extent_bytes: int
+    """The smaller one of both sides: bytes of extents in each direction."""
 
 
 _M = TypeVar("_M", Hello, "Welcome | Rejection")
@@ -113,107 +119,28 @@ def digest_of(signatures: list[Signature]) -> bytes:
 # ---- frames -------------------------------------------------------------------------------------------------------
 
 
+def new_frame() -> frames.Frame:
+    """One that is to be received: a hello, or an answer to one."""
+    return frames.Frame("handshake", longest=FRAME_LIMIT, most_fds=FDS)
+
+
 def pack_frame(message: Hello | Welcome | Rejection) -> bytes:
     """One frame's bytes, without fds."""
-    body = _encode(message)
-    return _FRAME.pack(_MAGIC, len(body)) + body
+    return frames.pack(_encode(message))
 
 
-async def send_frame(sock: socket.socket, message: Hello | Welcome | Rejection, fds: list[int]) -> None:
-    """Sends one frame with its fds on its first byte."""
-    frame = memoryview(pack_frame(message))
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    while frame:
-        try:
-            sent = sock.sendmsg([frame], ancillary, socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            await anyio.wait_writable(sock)
-            continue
-        frame = frame[sent:]
-        ancillary = []
-
-
-class Frame:
-    """A frame that is being received; owns its fds until `take_fds`."""
-
-    def __init__(self) -> None:
-        self.body = bytearray()
-        self.sender: Peer | None = None
-        self._fds: list[int] = []
-
-    async def receive(self, sock: socket.socket) -> bytes:
-        """The body of the next frame.
-
-        Raises:
-            HandshakeError: what came is no frame.
-            ConnectionResetError: the peer hung up.
-        """
-        space = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(liveness.UCRED_BYTES)
-        need = _FRAME.size
-        magic_seen = False
-        while len(self.body) < need:
-            try:
-                # socket.recv_fds would drop the flag, and the fds would leak into every child of this process.
-                chunk, ancillary, flags, _ = sock.recvmsg(need - len(self.body), space, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                await anyio.wait_readable(sock)
-                continue
-            self._collect(ancillary)
-            if len(self._fds) > FDS:  # at once: fds that come one by one must not fill this process's table
-                raise HandshakeError(_wrong_number(len(self._fds), FDS))
-            if flags & socket.MSG_CTRUNC:
-                raise HandshakeError(f"the peer sent more than {_MOST_FDS} fds with its handshake")
-            if not chunk:
-                raise ConnectionResetError("the peer hung up in the handshake")
-            self.body += chunk
-            if not magic_seen and len(self.body) >= _FRAME.size:
-                magic_seen = True
-                magic, length = _FRAME.unpack(self.body[: _FRAME.size])
-                if magic != _MAGIC:
-                    raise HandshakeError(f"the peer does not speak shmrpc: it began with {bytes(self.body[:8])!r}")
-                if length > FRAME_LIMIT:
-                    raise HandshakeError(f"the peer's handshake has {length} bytes, the limit is {FRAME_LIMIT}")
-                need += length
-        return bytes(self.body[_FRAME.size :])
-
-    def _collect(self, ancillary: list[tuple[int, int, bytes]]) -> None:
-        for level, kind, payload in ancillary:
-            if level != socket.SOL_SOCKET:
-                continue
-            if kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-                self._fds.extend(fds)
-            elif kind == socket.SCM_CREDENTIALS:
-                self.sender = liveness.unpack_credentials(payload)
-
-    def take_fds(self, expected: int) -> list[int]:
-        """The fds, which are the caller's from now on.
-
-        Raises:
-            HandshakeError: their number is not the expected one; they are closed.
-        """
-        if len(self._fds) != expected:
-            got = len(self._fds)
-            self.close()
-            raise HandshakeError(_wrong_number(got, expected))
-        fds, self._fds = self._fds, []
-        return fds
-
-    def close(self) -> None:
-        """Closes the fds that nobody took."""
-        for fd in self._fds:
-            os.close(fd)
-        self._fds = []
-
-
-def _wrong_number(got: int, expected: int) -> str:
-    return f"the peer sent {got} fds with its handshake, expected are exactly {expected}"
-
-
-def _decode(body: bytes, decoder: msgspec.msgpack.Decoder[_M]) -> _M:
+def _take_fds(frame: frames.Frame) -> list[int]:
     try:
-        return decoder.decode(body)
+        return frame.take_fds(FDS)
+    except frames.BadFrame as error:
+        raise HandshakeError(str(error)) from None
+
+
+async def _receive(sock: socket.socket, frame: frames.Frame, decoder: msgspec.msgpack.Decoder[_M]) -> _M:
+    try:
+        return decoder.decode(await frame.receive(sock))
+    except frames.BadFrame as error:
+        raise HandshakeError(str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise HandshakeError(f"the peer's handshake cannot be understood: {error}") from None
 
@@ -324,7 +251,7 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
         raise HandshakeError(f"the server's {why}")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     mine = Half(settings, listener)
-    frame = Frame()
+    frame = new_frame()
     try:
         async with asyncio.timeout(settings.handshake_timeout):
             hello = Hello(
@@ -335,10 +262,11 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
                 geometry=settings.geometry,
                 wanted=wanted,
                 max_message=settings.max_message,
+                max_extent_bytes=settings.max_extent_bytes,
             )
             with contextlib.suppress(BrokenPipeError):  # the server refused before it heard us: its reason is waiting
-                await send_frame(sock, hello, mine.fds)
-            answer = _decode(await frame.receive(sock), _answer)
+                await frames.send(sock, pack_frame(hello), mine.fds)
+            answer = await _receive(sock, frame, _answer)
         if isinstance(answer, Rejection):
             raise rejection_error(answer)
         agreed_version((answer.version, answer.version))
@@ -348,7 +276,7 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
             raise HandshakeError(f"the server's {why}")
         pidfd = liveness.open_pidfd(server, sock if server == listener else None)
         try:
-            channel = mine.join(frame.take_fds(FDS), answer, server)
+            channel = mine.join(_take_fds(frame), answer, server)
             mine.sent()
         except BaseException:
             if pidfd is not None:
@@ -359,8 +287,9 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
         raise
     finally:
         frame.close()
+    max_extent_bytes = min(settings.max_extent_bytes, answer.max_extent_bytes)
     max_message = channel.max_message
-    return Accepted(channel, server, pidfd, answer.offered, answer.max_in_flight, max_message)
+    return Accepted(channel, server, pidfd, answer.offered, answer.max_in_flight, max_message, max_extent_bytes)
 
 
 def rejection_error(rejection: Rejection) -> HandshakeError:
@@ -371,16 +300,16 @@ def rejection_error(rejection: Rejection) -> HandshakeError:
     return cls(f"the server refused the connection: {rejection.message}")
 
 
-async def receive_hello(sock: socket.socket, frame: Frame) -> Hello:
+async def receive_hello(sock: socket.socket, frame: frames.Frame) -> Hello:
     """The server's first step: the client's hello; its fds stay in the frame."""
-    hello = _decode(await frame.receive(sock), _hello)
+    hello = await _receive(sock, frame, _hello)
     agreed_version(hello.versions)
     return hello
 
 
 async def answer_hello(
-    sock: socket.socket, hello: Hello, frame: Frame, peer: Peer, offered: list[Offered], settings: Settings
-) -> Channel:
+    sock: socket.socket, hello: Hello, frame: frames.Frame, peer: Peer, offered: list[Offered], settings: Settings
+) -> Answered:
     """The server's second step: makes the channel and sends the welcome.
 
     Raises:
@@ -389,7 +318,7 @@ async def answer_hello(
     """
     mine = Half(settings, peer)
     try:
-        channel = mine.join(frame.take_fds(FDS), hello, peer)
+        channel = mine.join(_take_fds(frame), hello, peer)
     except BaseException:
         mine.close()
         raise
@@ -401,12 +330,13 @@ async def answer_hello(
         geometry=settings.geometry,
         offered=offered,
         max_message=settings.max_message,
+        max_extent_bytes=settings.max_extent_bytes,
         max_in_flight=settings.max_in_flight,
     )
     try:
-        await send_frame(sock, welcome, mine.fds)
+        await frames.send(sock, pack_frame(welcome), mine.fds)
     except BaseException:
         channel.close()
         raise
     mine.sent()
-    return channel
+    return Answered(channel, min(settings.max_extent_bytes, hello.max_extent_bytes))

@@ -4,6 +4,9 @@ The owner creates a segment, maps it read-write, fills it and seals it, so that 
 again nor change its size. The peer checks the fd before it maps it read-only. Two kinds: a sealed memfd, and, where the
 system refuses memfd, POSIX shared memory that is unlinked at once; the second cannot be sealed, so an endpoint accepts
 it from a peer only if it has to use it itself.
+
+An extent is a further segment of a connection, for what the slab of the first one is too small for. It has no header: all
+of it is payload. Its pages are made in a step of their own, `Extent.commit`, which takes long and can be left to a thread.
 """
 
 import contextlib
@@ -16,32 +19,36 @@ import stat
 import sys
 from typing import Any, Final, Literal
 
-from shmrpc.shm.layout import HEADER_BYTES, Geometry
+from shmrpc.shm.layout import HEADER_BYTES, PAGE, Geometry
 
 Kind = Literal["memfd", "posix"]
 
 # Linux numbers that Python 3.11 does not name (linux/fcntl.h, linux/memfd.h).
 _F_SEAL_FUTURE_WRITE: Final = 0x10
 _MFD_NOEXEC_SEAL: Final = 0x8
+_MADV_POPULATE_WRITE: Final = 23  # asm-generic/mman-common.h, Linux 5.14
 _SHM_FOLDER: Final = "/dev/shm"
+_COMMIT_STEP: Final = 256 * 1024
+"""Bytes. An madvise keeps the other threads of Python waiting, some 60 us for so much; a long fallocate, where signals
+come often, is interrupted and begins again."""
 
 
 class BadSegment(ValueError):
     """An fd of the peer that is not the segment that it declared."""
 
 
-class Segment:
-    """One mapping of a segment. Its memory goes when it is closed and no view of it is left."""
+class _Mapped:
+    """One mapping. Its memory goes when it is closed and no view of it is left."""
 
-    def __init__(self, mapping: mmap.mmap, fd: int | None, kind: Kind, geometry: Geometry) -> None:
+    def __init__(self, mapping: mmap.mmap, fd: int | None, kind: Kind, nbytes: int) -> None:
         self.mapping: Final = mapping
         self.kind: Final[Kind] = kind
-        self.geometry: Final = geometry
+        self.nbytes: Final = nbytes
         self._fd = fd
 
     def __repr__(self) -> str:
         role = "own" if self._fd is not None else "mapped"
-        return f"<Segment {role} {self.kind} {self.geometry.segment_bytes} bytes>"
+        return f"<{type(self).__name__} {role} {self.kind} {self.nbytes} bytes>"
 
     @property
     def fd(self) -> int:
@@ -62,6 +69,47 @@ class Segment:
             self.mapping.close()
 
 
+class Segment(_Mapped):
+    """The base segment of one side of a connection, which has a header that says its geometry."""
+
+    def __init__(self, mapping: mmap.mmap, fd: int | None, kind: Kind, geometry: Geometry) -> None:
+        super().__init__(mapping, fd, kind, geometry.segment_bytes)
+        self.geometry: Final = geometry
+
+
+class PeerExtent(_Mapped):
+    """An extent of the peer's, mapped read-only."""
+
+
+class Extent(_Mapped):
+    """An extent of this side's, mapped read-write. Its fd may be sent once it is committed."""
+
+    _committed = False
+
+    def commit(self) -> None:
+        """Gives it all its pages and seals it. Leaves alone what was written into it. Idempotent.
+
+        May run in a thread: it holds the interpreter for fractions of a millisecond only. Until it has ended, the extent
+        may be written, but not closed.
+
+        Raises:
+            OSError: the system has not the memory. The extent can only be closed then.
+        """
+        if self._committed:
+            return
+        for offset in range(0, self.nbytes, _COMMIT_STEP):
+            step = min(_COMMIT_STEP, self.nbytes - offset)
+            os.posix_fallocate(self.fd, offset, step)
+            # Pages in the page table too: otherwise the first write to each costs a fault.
+            try:
+                self.mapping.madvise(_MADV_POPULATE_WRITE, offset, step)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # an older kernel: the faults come later
+                    raise
+        self._fd = _finished(self.fd, self.kind)
+        self._committed = True
+
+
 def _seals() -> int:
     return fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _F_SEAL_FUTURE_WRITE
 
@@ -74,24 +122,51 @@ def create(geometry: Geometry, kind: Literal["auto", "memfd", "posix"] = "auto")
         BadGeometry: the sizes cannot work.
     """
     geometry.check()
-    size = geometry.segment_bytes
     fd, made = _new_fd(kind)
     try:
-        os.fchmod(fd, 0o600)
-        os.ftruncate(fd, size)
-        os.posix_fallocate(fd, 0, size)  # ftruncate alone leaves holes, and a hole is a SIGBUS later
-        mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, **_untracked())
+        mapping = _map_own(fd, geometry.segment_bytes, allocate=True)
         mapping[:HEADER_BYTES] = geometry.header()
-        if made == "memfd":
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _seals())
-        else:
-            read_only = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-            os.close(fd)
-            fd = read_only
+        fd = _finished(fd, made)
     except BaseException:
         os.close(fd)
         raise
     return Segment(mapping, fd, made, geometry)
+
+
+def create_extent(nbytes: int, kind: Literal["auto", "memfd", "posix"] = "auto") -> Extent:
+    """A new extent of this side's, of a multiple of 4096 bytes, mapped read-write. Quick, but for POSIX shared memory.
+
+    Raises:
+        OSError: the system refuses the memory.
+    """
+    if nbytes <= 0 or nbytes % PAGE:
+        raise ValueError(f"an extent has a positive multiple of {PAGE} bytes, not {nbytes}")
+    fd, made = _new_fd(kind)
+    try:
+        # A hole in a memfd is filled when it is written to. The file system of POSIX memory may have no room then.
+        mapping = _map_own(fd, nbytes, allocate=made == "posix")
+    except BaseException:
+        os.close(fd)
+        raise
+    return Extent(mapping, fd, made, nbytes)
+
+
+def _map_own(fd: int, size: int, *, allocate: bool) -> mmap.mmap:
+    os.fchmod(fd, 0o600)
+    os.ftruncate(fd, size)
+    if allocate:
+        os.posix_fallocate(fd, 0, size)  # ftruncate alone leaves holes, and a hole is a SIGBUS later
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, **_untracked())
+
+
+def _finished(fd: int, kind: Kind) -> int:
+    """The fd to send, after which nobody else can write: the same one sealed, or one that only reads; closes the other."""
+    if kind == "memfd":
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _seals())
+        return fd
+    read_only = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    return read_only
 
 
 def _new_fd(kind: Literal["auto", "memfd", "posix"]) -> tuple[int, Kind]:
@@ -130,19 +205,7 @@ def attach(fd: int, geometry: Geometry, kind: Kind, *, max_segment_bytes: int) -
     """
     try:
         geometry.check(max_segment_bytes)
-        size = geometry.segment_bytes
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSegment(f"the peer's segment is {_file_kind(status.st_mode)}, not shared memory")
-        if kind == "memfd":
-            _check_seals(fd)
-        elif fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY or status.st_nlink:
-            raise BadSegment("the peer's POSIX segment must be unlinked and its fd opened read-only")
-        if status.st_size != size:
-            raise BadSegment(f"the peer's segment has {status.st_size} bytes, it declared {size}")
-        if status.st_blocks * 512 < size:
-            raise BadSegment(f"the peer's segment is sparse: {status.st_blocks * 512} of {size} bytes are allocated")
-        mapping = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, **_untracked())
+        mapping = _map_peers(fd, geometry.segment_bytes, kind, "segment")
     finally:
         os.close(fd)
     try:
@@ -153,11 +216,49 @@ def attach(fd: int, geometry: Geometry, kind: Kind, *, max_segment_bytes: int) -
     return Segment(mapping, None, kind, geometry)
 
 
-def _check_seals(fd: int) -> None:
+def attach_extent(fd: int, nbytes: int, kind: Kind, *, allow_posix: bool, max_bytes: int) -> PeerExtent:
+    """Checks the fd of a peer's extent, maps it read-only and closes the fd, also when the check fails.
+
+    Raises:
+        BadSegment: the fd is not the sealed, full extent that the peer declared, or that is too large.
+        OSError: the system refuses the mapping.
+    """
+    try:
+        if not 0 < nbytes <= max_bytes or nbytes % PAGE:
+            raise BadSegment(f"the peer's extent has {nbytes} bytes, allowed are multiples of {PAGE} up to {max_bytes}")
+        if kind == "posix" and not allow_posix:
+            raise BadSegment("the peer's extent is POSIX shared memory, which cannot be sealed")
+        mapping = _map_peers(fd, nbytes, kind, "extent")
+    finally:
+        os.close(fd)
+    return PeerExtent(mapping, None, kind, nbytes)
+
+
+def close_fd(fd: int) -> None:
+    """Closes the fd of an extent that is not even looked at."""
+    os.close(fd)
+
+
+def _map_peers(fd: int, size: int, kind: Kind, what: str) -> mmap.mmap:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise BadSegment(f"the peer's {what} is {_file_kind(status.st_mode)}, not shared memory")
+    if kind == "memfd":
+        _check_seals(fd, what)
+    elif fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY or status.st_nlink:
+        raise BadSegment(f"the peer's POSIX {what} must be unlinked and its fd opened read-only")
+    if status.st_size != size:
+        raise BadSegment(f"the peer's {what} has {status.st_size} bytes, it declared {size}")
+    if status.st_blocks * 512 < size:
+        raise BadSegment(f"the peer's {what} is sparse: {status.st_blocks * 512} of {size} bytes are allocated")
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, **_untracked())
+
+
+def _check_seals(fd: int, what: str) -> None:
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
-        raise BadSegment("the peer's segment is a file that cannot be sealed, not a memfd") from error
+        raise BadSegment(f"the peer's {what} is a file that cannot be sealed, not a memfd") from error
     if missing := _seals() & ~seals:
         names = [
             name
@@ -169,7 +270,7 @@ def _check_seals(fd: int) -> None:
             )
             if missing & bit
         ]
-        raise BadSegment(f"the peer's segment lacks the seals {', '.join(names)}")
+        raise BadSegment(f"the peer's {what} lacks the seals {', '.join(names)}")
 
 
 def _file_kind(mode: int) -> str:

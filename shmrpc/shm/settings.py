@@ -1,5 +1,6 @@
 """The knobs of the shared-memory transport, with their defaults: one frozen value that both ends are made from."""
 
+import math
 import os
 from typing import Final, Literal
 
@@ -33,6 +34,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Segment memory charged to a uid other than one's own until its processes are gone."""
     max_segment_bytes: int = 16 << 20
     """The largest base segment accepted from a peer."""
+    max_extent_bytes: int = 1 << 30
+    """Extents of one connection, for each direction: what this side may have out, and what it accepts. The smaller one of
+    both sides counts; 0: none."""
+    extent_idle: float = 10.0
+    """How long an extent is kept that nothing uses."""
+    lease_warning: float = 60.0
+    """How long the peer may hold a block before that is logged, once."""
     allow_uids: frozenset[int] | None = None
     """Peers by uid; None: one's own and root."""
     allow_gids: frozenset[int] = frozenset()
@@ -50,6 +58,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("max_message", "max_in_flight", "drain_budget", "max_connections", "handshake_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        for name in ("extent_idle", "lease_warning"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)!r}")
+        if self.max_extent_bytes < 0:
+            raise ValueError(f"max_extent_bytes must not be negative, not {self.max_extent_bytes!r}")
         if self.max_message < MIN_MESSAGE:
             raise ValueError(f"max_message is {self.max_message}, it must be at least {MIN_MESSAGE}")
         if self.max_in_flight > MAX_IN_FLIGHT:

@@ -201,5 +201,7 @@ BAD: Final = [
     _case("a limit below zero", _declares(max_message=-1), "cannot be understood: .*max_message"),
     _case("a limit that no error fits in", _declares(max_message=1023), "cannot be understood: .*max_message"),
     _case("no limit at all", _declares(max_message=None), "cannot be understood: .*max_message"),
+    _case("fewer extents than none", _declares(max_extent_bytes=-1), "cannot be understood: .*max_extent_bytes"),
+    _case("no word on extents", _declares(max_extent_bytes=None), "cannot be understood: .*max_extent_bytes"),
     _case("features in a heap", _declares(features=7), "cannot be understood: .*features"),
 ]

@@ -21,6 +21,9 @@ def test_the_defaults_are_the_documented_limits() -> None:
     assert settings.max_connections_per_uid == 64
     assert settings.drain_budget == 64
     assert settings.handshake_timeout == 5.0
+    assert settings.max_extent_bytes == 1 << 30
+    assert settings.extent_idle == 10.0
+    assert settings.lease_warning == 60.0
     assert settings.polling == "adaptive"
 
 
@@ -33,6 +36,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_connections", 0, "max_connections must be positive, not 0"),
     ("handshake_timeout", 0.0, "handshake_timeout must be positive, not 0.0"),
     ("handshake_timeout", float("nan"), "handshake_timeout must be positive, not nan"),
+    ("max_extent_bytes", -1, "max_extent_bytes must not be negative, not -1"),
+    ("extent_idle", 0, "extent_idle must be positive and finite, not 0"),
+    ("extent_idle", float("inf"), "extent_idle must be positive and finite, not inf"),
+    ("lease_warning", -2.5, "lease_warning must be positive and finite, not -2.5"),
+    ("lease_warning", float("nan"), "lease_warning must be positive and finite, not nan"),
     ("polling", "sometimes", "polling is 'adaptive', 'never' or seconds from 0 to 1, not 'sometimes'"),
     ("polling", -0.5, "polling is .* not -0.5"),
     ("polling", 2, "polling is .* not 2"),
@@ -47,6 +55,10 @@ WRONG: list[tuple[str, Any, str]] = [
 def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Settings(**{name: value})
+
+
+def test_extents_can_be_forbidden() -> None:
+    assert Settings(max_extent_bytes=0).max_extent_bytes == 0
 
 
 def test_settings_do_not_change() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import struct
 
 import msgspec
@@ -13,6 +14,8 @@ from life_waiting import until
 from raw_peer import DEFAULT, REPLY, Geometry, RawClient, frame_of, hung_up, receive_frame, send_with_fds
 
 import shmrpc
+from shmrpc.shm import handshake, liveness
+from shmrpc.shm.settings import Settings
 
 
 def open_fds() -> set[str]:
@@ -53,17 +56,42 @@ async def test_a_client_that_was_written_from_the_specification_is_served(path: 
 
 async def test_the_welcome_says_what_is_served(path: str) -> None:
     async with (
-        shmrpc.Server(Keeper(), at=path, max_message=1 << 20, max_in_flight=7) as server,
+        shmrpc.Server(Keeper(), at=path, max_message=1 << 20, max_in_flight=7, max_extent_bytes=5 << 20) as server,
         RawClient(path) as peer,
     ):
         answer = await peer.ask(features=["json", "telepathy"])
         (life,) = answer["offered"]
         assert (answer["version"], answer["features"]) == (1, [])
         assert (answer["max_message"], answer["max_in_flight"]) == (1 << 20, 7)
+        assert answer["max_extent_bytes"] == 5 << 20
         assert (answer["segment"], answer["geometry"]) == ("memfd", DEFAULT._asdict())
         assert (life["name"], life["first_method"]) == ("Life", 0)
         assert [signature["name"] for signature in life["signatures"]] == METHODS
         assert server.connections == 1
+
+
+@pytest.mark.parametrize(("servers", "clients"), [(1 << 20, 1 << 30), (1 << 30, 1 << 20), (0, 1 << 30)])
+async def test_the_smaller_limit_of_extents_counts_on_both_sides(servers: int, clients: int) -> None:
+    client, server = socket.socketpair()
+    client.setblocking(False)
+    server.setblocking(False)
+
+    async def serve() -> handshake.Answered:
+        frame = handshake.new_frame()
+        hello = await handshake.receive_hello(server, frame)
+        settings = Settings(max_extent_bytes=servers)
+        return await handshake.answer_hello(server, hello, frame, liveness.peer_of(server), [], settings)
+
+    serving = asyncio.ensure_future(serve())
+    accepted = await handshake.as_client(client, [], Settings(max_extent_bytes=clients))
+    answered = await serving
+    assert accepted.max_extent_bytes == answered.max_extent_bytes == min(servers, clients)
+    assert accepted.pidfd is not None
+    os.close(accepted.pidfd)
+    accepted.channel.close()
+    answered.channel.close()
+    client.close()
+    server.close()
 
 
 async def test_a_client_that_knows_the_contract_is_told_no_more_than_that(path: str) -> None:
@@ -221,13 +249,23 @@ async def test_a_hello_in_many_pieces_is_a_hello(path: str) -> None:
         assert server.connections == 1
 
 
-async def test_bytes_after_the_handshake_cut_the_connection(path: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"GET / HTTP/1.1", "the peer does not speak shmrpc: it began with b'GET / HT'"),
+        (frame_of({"type": "hello"}), "the peer sent 2 fds with its control message, expected are exactly 1"),
+        (frame_of({"type": "detach", "extent": 1}), "the peer sent 2 fds with its control message"),
+    ],
+)
+async def test_nonsense_after_the_handshake_cuts_the_connection(
+    path: str, said: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with shmrpc.Server(Keeper(), at=path) as server, RawClient(path) as peer:
         await peer.shake_hands()
         before = len(open_fds())
-        send_with_fds(peer.sock, b"?", peer.half.fds)  # the kernel drops the fds: nobody asks for them
+        send_with_fds(peer.sock, said, [] if said.startswith(b"GET") else peer.half.fds)
         await hung_up(peer.sock)
-        assert "was cut: the peer sent bytes on the control socket after the handshake" in caplog.text
+        assert f"was cut: {why}" in caplog.text
         assert server.connections == 0
         assert len(open_fds()) < before
 

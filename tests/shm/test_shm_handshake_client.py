@@ -53,13 +53,15 @@ async def test_the_hello_says_what_is_wanted(path: str) -> None:
         assert hello["type"] == "hello"
         assert hello["versions"] == [1, 1]
         assert (hello["segment"], hello["doorbell"], hello["max_message"]) == ("memfd", "eventfd", 1 << 20)
+        assert hello["max_extent_bytes"] == 5 << 20
         assert [want["name"] for want in hello["wanted"]] == ["Life"]
         assert len(server.client_fds) == 2
         send_with_fds(server.sock, frame_of({"type": "rejection", "code": "refused", "message": "seen enough"}), [])
         await hung_up(server.sock)
 
     async with raw_listener(path, play):
-        assert await refusal(path, max_message=1 << 20) == "the server refused the connection: seen enough"
+        text = await refusal(path, max_message=1 << 20, max_extent_bytes=5 << 20)
+        assert text == "the server refused the connection: seen enough"
 
 
 # What the server brings
