@@ -8,15 +8,18 @@ contract that cannot work is refused here, naming the method and the parameter.
 import inspect
 import typing
 from abc import ABC
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from functools import cache, cached_property
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from functools import cache
 from types import FunctionType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, get_origin
 
 import msgspec
 
-from shmrpc import schema
+from shmrpc import codec, schema
+from shmrpc.buffers import Buffer, Packed
+from shmrpc.codec import RowCodec, ValueCodec
 from shmrpc.errors import ContractError, Internal, InvalidArgument
+from shmrpc.slots import NO_DEFAULT
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,16 +144,23 @@ class Method:
         self.plain: Final = all(p.kind is not p.KEYWORD_ONLY for p in self._parameters)
         """Whether every parameter may be passed by position, so that a call need not be bound by name."""
 
-        self._arguments_type: Final = self._make_arguments_type()
-        self._has_defaults: Final = self.required < self.arity
-        self.encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
-        """Encodes a tuple of arguments, or a result."""
-        self.decode_result: Final[Callable[[bytes], Any]] = msgspec.msgpack.Decoder(self.result_type).decode
-        self._decode_arguments: Final = msgspec.msgpack.Decoder(self._arguments_type).decode
-        self.decode: Final[Callable[[bytes], tuple[Any, ...]]] = (
-            self._decode_and_fill if self._has_defaults else self._decode_arguments
-        )
-        """The hot half of `decode_arguments`: the same, with the decoder's own errors."""
+        self._check_order()
+        defaults = [NO_DEFAULT if p.default is p.empty else p.default for p in self._parameters]
+        self._row: Final = RowCodec(self.argument_types, defaults, f"{name}_arguments")
+        self._result: Final = ValueCodec(self.result_type)
+        self.buffered_arguments: Final = self._row.buffered
+        """Whether an argument can hold a buffer, at any depth."""
+        self.buffered_result: Final = self._result.buffered
+        """Whether the result can."""
+        self.encode: Final[Callable[[Any], bytes]] = codec.encode
+        """Encodes a tuple of arguments, or a result, that can hold no buffer."""
+        self.decode_result: Final[Callable[[bytes], Any]] = self._result.decode
+        self.decode: Final[Callable[[bytes], tuple[Any, ...]]] = self._row.decode
+        """The hot half of `decode_arguments` where there can be no buffers: with the decoder's own errors."""
+        self.pack_result: Final[Callable[[Any], Packed]] = self._result.pack
+        """Encodes a result, and says which buffers go with it. Raises whatever is wrong with the value."""
+        self.unpack_arguments: Final = self._row.unpack
+        """The hot half of `decode_arguments`: of a payload and its views, with the decoder's own errors."""
         self._check_defaults()
 
     def __repr__(self) -> str:
@@ -188,32 +198,22 @@ class Method:
         except schema.UnsupportedType as error:
             raise ContractError(f"{self.full_name}: {where}: {error}") from error
 
-    def _make_arguments_type(self) -> Any:
-        """What the arguments are decoded as: a tuple, or with defaults an array-like Struct that fills them in."""
-        if all(p.default is p.empty for p in self._parameters):
-            return tuple.__class_getitem__(tuple(self.argument_types))
-        fields: list[Any] = []
-        for parameter, type_ in zip(self._parameters, self.argument_types, strict=True):
-            if parameter.default is parameter.empty:
-                if fields and len(fields[-1]) == 3:
-                    raise ContractError(
-                        f"{self.full_name}: parameter {parameter.name!r} has no default and follows one that has"
-                    )
-                fields.append((parameter.name, type_))
-            else:
-                fields.append((parameter.name, type_, msgspec.field(default_factory=_constant(parameter.default))))
-        # Fields are renamed: a parameter may be called anything, a Struct's field may not shadow its machinery.
-        renamed = [(f"argument_{index}", *rest) for index, (_, *rest) in enumerate(fields)]
-        return msgspec.defstruct(
-            f"{self.name}_arguments", renamed, array_like=True, forbid_unknown_fields=True, module=__name__
-        )
+    def _check_order(self) -> None:
+        seen_default = False
+        for parameter in self._parameters:
+            if parameter.default is not parameter.empty:
+                seen_default = True
+            elif seen_default:
+                raise ContractError(
+                    f"{self.full_name}: parameter {parameter.name!r} has no default and follows one that has"
+                )
 
     def _check_defaults(self) -> None:
         for parameter, type_ in zip(self._parameters, self.argument_types, strict=True):
             if parameter.default is parameter.empty:
                 continue
             try:
-                msgspec.msgpack.decode(self.encode(parameter.default), type=type_)
+                codec.travel(type_, parameter.default)
             except Exception as error:  # the encoder meets an arbitrary value
                 raise ContractError(
                     f"{self.full_name}: parameter {parameter.name!r}: its default {parameter.default!r} does not fit its "
@@ -251,49 +251,55 @@ class Method:
         return tuple(given.get(p.name, p.default) for p in self._parameters[: last + 1])
 
     def encode_arguments(self, args: tuple[Any, ...]) -> bytes:
-        """Encodes bound arguments.
+        """Encodes bound arguments that can hold no buffers.
 
         Raises:
             InvalidArgument: an argument is of a type that cannot travel; names the parameter.
         """
-        try:
-            return self.encode(args)
-        except Exception as error:  # the encoder meets arbitrary values
-            for parameter, value in zip(self._parameters, args, strict=False):
-                try:
-                    self.encode(value)
-                except Exception as cause:
-                    text = f"{self.full_name}: parameter {parameter.name!r} cannot be encoded: {cause}"
-                    raise InvalidArgument(text) from cause
-            raise InvalidArgument(f"{self.full_name}: the arguments cannot be encoded: {error}") from error
+        return self.pack_arguments(args).payload
 
-    def decode_arguments(self, payload: bytes, *, json: bool = False) -> tuple[Any, ...]:
+    def pack_arguments(self, args: tuple[Any, ...]) -> Packed:
+        """Encodes bound arguments, and says which buffers go with them.
+
+        Raises:
+            InvalidArgument: an argument does not fit, or is of a type that cannot travel; names the parameter.
+        """
+        try:
+            return self._row.pack(args)
+        except codec.Misfit as error:
+            where = f"parameter {self._parameters[error.index].name!r}" if error.index >= 0 else "the arguments"
+            what = ":" if error.checked else " cannot be encoded:"
+            raise InvalidArgument(f"{self.full_name}: {where}{what} {error}") from error.__cause__
+
+    def decode_arguments(self, payload: bytes, views: Sequence[Buffer] = (), *, json: bool = False) -> tuple[Any, ...]:
         """Decodes and checks the arguments of a call, defaults filled in.
 
         Raises:
             InvalidArgument: they do not fit; names the parameter.
         """
         try:
-            if not json:
-                return self.decode(payload)
-            decoded: Any = self._json[0](payload)
+            return self._row.unpack_json(payload) if json else self.unpack_arguments(payload, views)
         except Exception as error:  # a type's __post_init__ is arbitrary code
             raise InvalidArgument(f"{self.full_name}: {self._blame(str(error))}; it is {self.signature}") from None
-        return msgspec.structs.astuple(decoded) if self._has_defaults else decoded
 
-    def _decode_and_fill(self, payload: bytes) -> tuple[Any, ...]:
-        return msgspec.structs.astuple(self._decode_arguments(payload))
-
-    def read_result(self, payload: bytes) -> Any:
-        """Decodes and checks the result of a call.
+    def unpack_result(self, payload: bytes, views: Sequence[Buffer]) -> Any:
+        """Decodes and checks the result of a call, given its buffers.
 
         Raises:
             Internal: it does not fit.
         """
         try:
-            return self.decode_result(payload)
+            return self._result.unpack(payload, views)
         except Exception as error:  # a type's __post_init__ is arbitrary code
             raise Internal(f"{self.full_name}: the server's result does not fit the contract: {error}") from None
+
+    def read_result(self, payload: bytes) -> Any:
+        """Decodes and checks the result of a call that can hold no buffers.
+
+        Raises:
+            Internal: it does not fit.
+        """
+        return self.unpack_result(payload, ())
 
     def _blame(self, text: str) -> str:
         """A decoder's text with the place as the parameter's name: ``at `$[1][0]` `` becomes parameter 'top' [0]."""
@@ -311,17 +317,9 @@ class Method:
         by_position = [value for name, value in zip(names, args, strict=True) if name is None]
         return handler(*by_position, **{name: value for name, value in zip(names, args, strict=True) if name})
 
-    @cached_property
-    def _json(self) -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
-        return msgspec.json.Decoder(self._arguments_type).decode, msgspec.json.Encoder().encode
-
     def encode_json(self, result: Any) -> bytes:
         """Encodes a result as JSON, for callers without the contract."""
-        return self._json[1](result)
-
-
-def _constant(value: Any) -> Callable[[], Any]:
-    return lambda: value
+        return codec.encode_json(result)
 
 
 class Contract:

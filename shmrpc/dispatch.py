@@ -44,6 +44,9 @@ class ServedMethod:
         self.decode: Final = method.decode
         self.decode_arguments: Final = method.decode_arguments
         self.encode: Final = method.encode
+        self.buffered: Final = method.buffered_arguments
+        self.buffered_result: Final = method.buffered_result
+        self.unpack: Final = method.unpack_arguments
 
     def __repr__(self) -> str:
         return f"<ServedMethod {self.full_name}>"

@@ -9,11 +9,14 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, Optional, Typed
 from uuid import UUID
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shmrpc import schema
+from shmrpc.buffers import Buffer
 
 T = TypeVar("T")
 
@@ -101,6 +104,20 @@ class Tree(msgspec.Struct):
 
 class Box(msgspec.Struct, Generic[T]):
     content: T
+
+
+U8 = npt.NDArray[np.uint8]
+Rgb = np.ndarray[tuple[int, int, Literal[3]], np.dtype[np.uint8]]
+
+
+class Frame(msgspec.Struct):
+    image: U8
+    mask: U8 | None = None
+
+
+class WiderFrame(msgspec.Struct):
+    image: npt.NDArray[np.integer[Any]]
+    mask: np.ndarray | None = None
 
 
 class Renamed(msgspec.Struct, rename="camel"):
@@ -240,6 +257,59 @@ READABLE: list[tuple[Any, Any, Any]] = [
     (bytes, b"x", bytearray),
 ]
 
+ARRAYS_READABLE: list[tuple[Any, Any]] = [
+    (U8, U8),
+    (U8, npt.NDArray[np.integer[Any]]),
+    (U8, npt.NDArray[np.number[Any]]),
+    (U8, npt.NDArray[Any]),
+    (U8, np.ndarray),
+    (U8, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]),
+    (np.ndarray, U8),
+    (U8, U8 | None),
+    (U8, U8 | bytes),
+    (U8 | bytes, bytes | U8 | None),
+    (U8, Any),
+    (npt.NDArray[np.integer[Any]], npt.NDArray[np.number[Any]]),
+    (npt.NDArray[np.floating[Any]], npt.NDArray[np.generic]),
+    (npt.NDArray[np.timedelta64], npt.NDArray[np.signedinteger[Any]]),
+    (npt.NDArray[np.str_], npt.NDArray[np.character]),
+    (npt.NDArray[np.bool_], npt.NDArray[np.generic]),
+    (npt.NDArray[np.datetime64], npt.NDArray[np.generic]),
+    (Rgb, np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]),
+    (Rgb, U8),
+    (list[U8], list[np.ndarray]),
+    (Frame, WiderFrame),
+    (bytes, Buffer),
+    (Buffer, Buffer | None),
+]
+
+ARRAYS_UNREADABLE: list[tuple[Any, Any, str]] = [
+    (U8, npt.NDArray[np.int8], "it is sent as NDArray[uint8] and read as NDArray[int8]"),
+    (U8, npt.NDArray[np.signedinteger[Any]], "it is sent as NDArray[uint8] and read as NDArray[signedinteger]"),
+    (npt.NDArray[np.integer[Any]], U8, "it is sent as NDArray[integer] and read as NDArray[uint8]"),
+    (npt.NDArray[np.generic], U8, "it is sent as NDArray[generic] and read as NDArray[uint8]"),
+    (npt.NDArray[np.bool_], npt.NDArray[np.number[Any]], "it is sent as NDArray[bool] and read as NDArray[number]"),
+    (npt.NDArray[np.datetime64], npt.NDArray[np.integer[Any]], "it is sent as NDArray[datetime64] and read as"),
+    (U8 | None, U8, "it is sent as None and read as NDArray[uint8]"),
+    (U8 | bytes, U8, "it is sent as bytes and read as NDArray[uint8]"),
+    (U8, bytes, "it is sent as NDArray[uint8] and read as bytes"),
+    (U8, list[int], "it is sent as NDArray[uint8] and read as list[int]"),
+    (U8, Buffer, "it is sent as NDArray[uint8] and read as Buffer"),
+    (Buffer, bytes, "it is sent as Buffer and read as bytes"),
+    (
+        np.ndarray[tuple[int, int], np.dtype[np.uint8]],
+        np.ndarray[tuple[int], np.dtype[np.uint8]],
+        "it is sent as NDArray[uint8, (int, int)] and read as NDArray[uint8, (int,)]",
+    ),
+    (
+        np.ndarray[tuple[int, int, int], np.dtype[np.uint8]],
+        Rgb,
+        "it is sent as NDArray[uint8, (int, int, int)] and read as NDArray[uint8, (int, int, 3)]",
+    ),
+    (WiderFrame, Frame, "it.image is sent as NDArray[integer] and read as NDArray[uint8]"),
+    (Box[U8], Box[npt.NDArray[np.int8]], "it.content is sent as NDArray[uint8] and read as NDArray[int8]"),
+]
+
 UNREADABLE: list[tuple[Any, Any, Any, str]] = [
     (str, "x", int, "it is sent as str and read as int"),
     (float, 1.5, int, "it is sent as float and read as int"),
@@ -271,6 +341,72 @@ UNREADABLE: list[tuple[Any, Any, Any, str]] = [
     (list[Point], [Point(1)], list[NamedPoint], "an item of it (Point) is read with a field 'name'"),
     (Box[str], Box("x"), Box[int], "it.content is sent as str and read as int"),
 ]
+
+
+@pytest.mark.parametrize(("written", "read"), ARRAYS_READABLE, ids=str)
+def test_arrays_that_can_be_read_are_let_pass(written: Any, read: Any) -> None:
+    assert schema.why_unreadable(schema.describe(written), schema.describe(read), "it") is None
+
+
+@pytest.mark.parametrize(("written", "read", "text"), ARRAYS_UNREADABLE, ids=str)
+def test_arrays_that_cannot_be_read_are_said_to_be_so(written: Any, read: Any, text: str) -> None:
+    why = schema.why_unreadable(schema.describe(written), schema.describe(read), "it")
+    assert why is not None
+    assert why.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("type_", "description"),
+    [
+        (U8, ["ndarray", ["uint8"], None]),
+        (np.ndarray, ["ndarray", None, None]),
+        (Rgb, ["ndarray", ["uint8"], [None, None, 3]]),
+        (npt.NDArray[np.longlong], ["ndarray", ["int64"], None]),
+        (Buffer, ["buffer"]),
+        (list[U8 | bytes], ["list", ["union", ["ndarray", ["uint8"], None], ["bytes"]]]),
+        (
+            U8 | list[U8] | None,
+            ["union", ["ndarray", ["uint8"], None], ["list", ["ndarray", ["uint8"], None]], ["None"]],
+        ),
+        (list[U8] | None, ["union", ["list", ["ndarray", ["uint8"], None]], ["None"]]),
+        (dict[str, U8], ["dict", ["str"], ["ndarray", ["uint8"], None]]),
+        (tuple[int, U8], ["tuple", ["int"], ["ndarray", ["uint8"], None]]),
+        (Annotated[U8, "an image"], ["ndarray", ["uint8"], None]),
+    ],
+)
+def test_an_array_is_described_by_what_is_known_of_it(type_: Any, description: Any) -> None:
+    assert schema.describe(type_) == description
+    schema.check(description)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(description)) == description
+
+
+def test_an_array_in_a_record_is_described_in_full() -> None:
+    image = ["ndarray", ["uint8"], None]
+    assert schema.describe(Frame)[3] == [["image", image, True], ["mask", ["union", image, ["None"]], False]]
+    assert schema.describe(Box[U8])[3] == [["content", image, True]]
+    assert schema.describe(Box[list[U8]])[3] == [["content", ["list", image], True]]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        ["ndarray"],
+        ["ndarray", ["uint8"]],
+        ["ndarray", ["uint8"], None, 3],
+        ["ndarray", "uint8", None],
+        ["ndarray", [], None],
+        ["ndarray", [3], None],
+        ["ndarray", ["x"] * 1000, None],
+        ["ndarray", None, 3],
+        ["ndarray", None, [-1]],
+        ["ndarray", None, [True]],
+        ["ndarray", None, [1.5]],
+        ["ndarray", None, [1] * 65],
+    ],
+)
+def test_a_malformed_description_of_an_array_is_refused(description: Any) -> None:
+    with pytest.raises(ValueError, match="does not describe a type"):
+        schema.check(description)
 
 
 def reads(value: Any, type_: Any) -> bool:
