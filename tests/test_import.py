@@ -15,24 +15,31 @@ PACKAGE = Path(shmrpc.__file__).parent
 
 LAYERS = (
     # what a call is
-    "errors schema context",
+    "errors buffers dtypes",
+    "context arrays",
+    "exporters",
+    "slots",
+    "schema codec",
     "contract failure",
     "transport dispatch",
     # how calls travel between two processes of a host
     "shm shm.layout shm.protocol shm.deadlines shm.doorbell shm.address",
     "shm.segment shm.slab shm.liveness shm.envelope",
-    "shm.ring",
-    "shm.channel shm.poller shm.eager",
+    "shm.ring shm.frames shm.arena",
+    "shm.channel shm.poller shm.eager shm.control",
     "shm.settings",
-    "shm.handshake shm.quota shm.outgoing shm.incoming",
-    "shm.matching",
-    "shm.session",
+    "shm.handshake shm.quota shm.extents",
+    "shm.borrowing",
+    "shm.lending",
+    "shm.memory",
+    "shm.matching shm.outgoing shm.incoming",
+    "shm.session shm.calling",
     "shm.link shm.listener",
     "shm.caller",
     # what users see
     "shm_gate",
     "client server",
-    "local",
+    "local sharing",
     "__init__",
     "cli.common",
     "cli.call cli.serve",
@@ -48,27 +55,35 @@ CONFINED = {
     "doorbells": ({"eventfd", "eventfd_read", "eventfd_write", "pipe", "pipe2", "pwritev"}, {"shm.doorbell"}),
     "the readiness of fds": (
         {"add_reader", "remove_reader", "add_writer", "remove_writer"},
-        {"shm.poller", "shm.session", "shm.listener", "shm.liveness"},
+        {"shm.poller", "shm.control", "shm.listener", "shm.liveness"},
     ),
-    "the queue of the event loop": ({"call_soon", "call_soon_threadsafe"}, {"shm.poller", "shm.outgoing"}),
-    "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "local"}),
+    "the queue of the event loop": (
+        {"call_soon", "call_soon_threadsafe"},
+        {"shm.poller", "shm.outgoing", "shm.lending"},
+    ),
+    "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "shm.lending", "local"}),
     "signals": ({"signal", "add_signal_handler"}, {"server", "cli.serve"}),
     "the native core": ({"_native"}, {"shm.ring"}),
     "msgspec": (
         {"msgspec"},
         {
             "schema",  # reads types
-            "contract",  # codecs of arguments and results
+            "contract",  # policies and signatures are Structs
+            "codec",  # codecs of arguments and results
+            "slots",  # types and hooks of buffers in them
+            "buffers",  # the extension that stands for a buffer
+            "dtypes",  # structured element types
             "context",  # options are a Struct
             "failure",  # errors as data, and the fields of declared ones
             "local",  # the result of a one-way call
             "cli.call",  # prints JSON
             "shm.envelope",  # what records say
             "shm.handshake",  # frames
+            "shm.control",  # what the control socket says
             "shm.layout",  # geometry travels in the handshake
             "shm.settings",  # a frozen Struct
             "shm.incoming",  # calls are Structs, which are made faster than other classes
-            "shm.link",  # the result of a one-way call
+            "shm.calling",  # the result of a one-way call
         },
     ),
 }

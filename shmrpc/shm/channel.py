@@ -1,22 +1,22 @@
-"""A channel: two segments, their rings, slab and doorbells, composed. The only file that knows how they work together.
+"""A channel: two segments, their rings, release rings and doorbells, composed; and the arena of this side's memory.
 
-Going out: a payload is put inline in a record, or into a block of the slab with a reference in the record; the record is
-published; the doorbell is rung if the peer sleeps. What finds no room waits in the outbox, in order, and goes when the
-peer has consumed or released. Coming in: records are copied out, and blocks are copied out and sent home at once.
+Going out: a record is published, and the doorbell is rung if the peer sleeps. What finds no room waits in the outbox, in
+order, and goes when the peer has made some. Coming in: records are copied out and given to whom they belong. Coming home:
+released leases are taken out of the release ring, each after the records that were published before it. What is in the
+blocks is `memory`'s.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from shmrpc.errors import ProtocolError, ResourceExhausted
-from shmrpc.shm import envelope, ring
+from shmrpc.errors import ProtocolError
+from shmrpc.shm import ring
+from shmrpc.shm.arena import Arena, ForgedRelease, Region
 from shmrpc.shm.doorbell import Doorbell, Ringer
-from shmrpc.shm.layout import GRANULE
 from shmrpc.shm.ring import PendingCall, Requester
 from shmrpc.shm.segment import Segment
-from shmrpc.shm.slab import ForgedRelease, Slab
 
 Handler = Callable[[int, int, int, int, bytes], None]
 Record = tuple[int, int, int, int, int, bytes]
@@ -31,27 +31,31 @@ class Channel:
         self.peer: Final = peer
         self.doorbell: Final = doorbell
         self.consumer: Final = ring.open_consumer(own, peer)
+        self.releaser: Final = ring.open_releaser(own, peer, ringer.ring)
         self.max_message: Final = max_message
-        self.slab: Final = Slab(own.geometry.slab_bytes)
+        self.inline_limit: Final = min(own.geometry.inline_limit, max_message)
+        self.arena: Final = Arena(_base_region(own), peer.geometry.release_entries)
         self._producer = ring.open_producer(own, peer, max_message)
-        self._releaser = ring.open_releaser(own, peer)
         self._reaper = ring.open_reaper(own, peer)
         self._ringer = ringer
         self.outbox: Final[deque[Record]] = deque()
         """What waits for room, oldest first."""
+        self._kept: dict[tuple[int, int], Any] = {}
+        """What records in the outbox need until they are published, by kind and call id."""
+        self.on_home: Callable[[], None] | None = None
+        """Set while somebody waits for memory: called, once, when some came home."""
+        self._homecoming: deque[tuple[int, list[tuple[int, int]]]] = deque()
+        """Released leases, and the position up to which the peer's records must be handled before they count."""
+        self._handled = 0
         self._waiting_for_room = False
         self._closed = False
-        self._peer_is_gone = False
-        self._block_bytes = 0
-        """Copied out of blocks in this dispatch, and how many slabs full of them there can be in it."""
-        self._slabs_at_once = 1
         self.push: Final[Callable[[int, int, int, int, int, bytes], int]] = self._producer.send
-        """The fast half of `send`: tries to publish one record inline, and answers a status of `ring`. Every answer but
-        `ring.SENT` must be passed to `settle`, with the same record."""
+        """The fast half of `send`: tries to publish one record inline, and answers a status of `ring`. `ring.RING` and
+        `ring.FULL` must be passed to `settle` with the same record; `ring.LARGE` says that it must go through a block."""
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self.outbox)} records waiting"
-        return f"<Channel {self.doorbell.kind} {state}, {self.slab!r}>"
+        return f"<Channel {self.doorbell.kind} {state}, {self.arena!r}>"
 
     def requester(self, loop: asyncio.AbstractEventLoop, pending: dict[int, PendingCall]) -> Requester:
         """What begins calls over this channel; `pending` is the dict to keep them in."""
@@ -60,11 +64,10 @@ class Channel:
     # ---- sending ----
 
     def send(self, kind: int, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
-        """Sends one record, or queues it when there is no room.
+        """Sends one record that fits inline, or queues it when there is no room.
 
         Raises:
-            ResourceExhausted: the payload is larger than a message may be.
-            ProtocolError: the peer's cursor or a release of it is impossible.
+            ProtocolError: the peer's cursor is impossible.
         """
         record = (kind, flags, method, call_id, deadline_ns, payload)
         if status := self._push(record):
@@ -77,52 +80,24 @@ class Channel:
             raise ProtocolError(str(error)) from None
 
     def settle(self, status: int, record: Record) -> None:
-        """Finishes what `push` began: rings, or finds another way for the record. Raises what `send` raises."""
+        """Finishes what `push` began: rings, or queues the record. Raises what `send` raises."""
         if status == ring.RING:
             self._ringer.ring()
         elif status == ring.FULL:
-            self._queue(record)
-        elif status == ring.LARGE:
-            self._check_size(len(record[5]))
-            if self.outbox or not self._send_in_block(record):
-                self._queue(record)
+            self.outbox.append(record)
+            if len(self.outbox) == 1:
+                self.flush()  # and corks the producer, if that does not help
+        else:
+            raise AssertionError(f"a payload of {len(record[5])} bytes was not put into a block")
 
-    def _check_size(self, nbytes: int) -> None:
-        if nbytes > self.max_message:
-            raise ResourceExhausted(f"message is {_size(nbytes)}, the limit is {_size(self.max_message)} (max_message)")
-        if nbytes > self.slab.capacity:
-            raise ResourceExhausted(
-                f"message is {_size(nbytes)}, the largest that this version can carry is the base slab, "
-                f"{_size(self.slab.capacity)}; extents for larger ones come with a later version"
-            )
-
-    def _send_in_block(self, record: Record) -> bool:
-        kind, flags, method, call_id, deadline_ns, payload = record
-        block = self.slab.lend(len(payload))
-        if block is None:
-            self._collect()
-            block = self.slab.lend(len(payload))
-        if block is None:
-            return False
-        at = self.own.geometry.slab_offset + block.offset
-        self.own.mapping[at : at + block.nbytes] = payload
-        reference = envelope.encode_reference(envelope.BlockReference(*block))
-        status = self._push((kind, flags | envelope.IN_BLOCK, method, call_id, deadline_ns, reference))
-        if status == ring.FULL:
-            self.slab.take_back(block.number, block.generation)
-            return False
-        if status == ring.RING:
-            self._ringer.ring()
-        return True
-
-    def _queue(self, record: Record) -> None:
-        self.outbox.append(record)
-        if len(self.outbox) == 1:
-            self.flush()  # and corks the producer, if that does not help
+    def keep(self, kind: int, call_id: int, what: Any) -> None:
+        """Keeps something until the record that was just sent is published; nothing to do if it is."""
+        if self.outbox and self.outbox[-1][0] == kind and self.outbox[-1][3] == call_id:
+            self._kept[kind, call_id] = what
 
     def flush(self) -> None:
-        """Sends what waited for room, as far as there is room now. Raises what `send` raises."""
-        if not self.outbox:
+        """Sends what waited for room, and wakes who waits for memory, as far as there is some. Raises what `send` raises."""
+        if not self.outbox and self.on_home is None:
             return
         producer = self._producer
         if self._waiting_for_room:
@@ -130,43 +105,49 @@ class Channel:
             self._waiting_for_room = False
         producer.corked = False
         try:
-            while self.outbox:
-                if self._try(self.outbox[0]):
-                    self.outbox.popleft()
-                elif self._waiting_for_room:
+            while True:
+                done = self._empty_outbox()
+                if (self._tell_home() and done) or self._waiting_for_room:
                     break
-                else:
-                    producer.want_room()  # and look once more before waiting
-                    self._waiting_for_room = True
+                producer.want_room()  # and look once more before waiting
+                self._waiting_for_room = True
         finally:
             producer.corked = bool(self.outbox)
-        if not self.outbox and self._waiting_for_room:
+        if not self.outbox and self.on_home is None and self._waiting_for_room:
             producer.room_found()
             self._waiting_for_room = False
 
-    def _try(self, record: Record) -> bool:
-        status = self._push(record)
-        if status == ring.LARGE:
-            return self._send_in_block(record)
-        if status == ring.RING:
-            self._ringer.ring()
-        return status != ring.FULL
+    def _empty_outbox(self) -> bool:
+        while self.outbox:
+            record = self.outbox[0]
+            status = self._push(record)
+            if status == ring.FULL:
+                return False
+            if status == ring.RING:
+                self._ringer.ring()
+            self.outbox.popleft()
+            if self._kept:
+                self._kept.pop((record[0], record[3]), None)
+        return True
 
-    def _collect(self) -> None:
-        """Takes home the blocks that the peer has released."""
-        try:
-            for number, generation in self._reaper.take():
-                self.slab.take_back(number, generation)
-        except (ring.RingCorrupt, ForgedRelease) as error:
-            raise ProtocolError(str(error)) from None
+    def _tell_home(self) -> bool:
+        """Whether nobody waits for memory any more."""
+        on_home = self.on_home
+        if on_home is None:
+            return True
+        if not self.collect():
+            return False
+        self.on_home = None
+        on_home()
+        return True
 
-    def withdraw(self, kind: int, call_id: int) -> bool:
-        """Drops a record that still waits in the outbox. False: it is on its way."""
+    def withdraw(self, kind: int, call_id: int) -> tuple[bool, Any]:
+        """Drops a record that still waits in the outbox: whether it did, and what was kept with it."""
         for record in self.outbox:
             if record[0] == kind and record[3] == call_id:
                 self.outbox.remove(record)
-                return True
-        return False
+                return True, self._kept.pop((kind, call_id), None)
+        return False, None
 
     def unread(self) -> list[tuple[int, int]]:
         """Kind and call id of every record that the peer has certainly not taken; also after its death."""
@@ -180,6 +161,38 @@ class Channel:
         """Kind and call id of every record that was never published."""
         return [(record[0], record[3]) for record in self.outbox]
 
+    # ---- coming home ----
+
+    def collect(self) -> bool:
+        """Takes home what the peer has released, and what died here. Returns whether anything came.
+
+        A release counts only after every record that the peer published before it was handled: one of them may send the
+        block back by reference, under the lease that is released.
+
+        Raises:
+            ProtocolError: a release of the peer is forged.
+        """
+        came = self.arena.settle_drops()
+        try:
+            if entries := self._reaper.take():
+                self._homecoming.append((self.consumer.published(), entries))
+            while self._homecoming and self._homecoming[0][0] <= self._handled:
+                for number, lease in self._homecoming.popleft()[1]:
+                    self.arena.take_back(number, lease)
+                    came = True
+        except (ring.RingCorrupt, ForgedRelease) as error:
+            raise ProtocolError(str(error)) from None
+        return came
+
+    def release(self, number: int, lease: int) -> None:
+        """Sends a block of the peer's home.
+
+        Raises:
+            RingCorrupt: the peer's position in the release ring is impossible.
+        """
+        if self.releaser.release(number, lease):
+            self._ringer.ring()
+
     # ---- receiving ----
 
     def dispatch(self, budget: int, handlers: tuple[Handler, ...], pending: dict[int, PendingCall]) -> None:
@@ -189,63 +202,26 @@ class Channel:
             ProtocolError: the peer's ring or cursor is impossible, or a handler says that a record is.
         """
         consumer = self.consumer
-        if not self._peer_is_gone:
-            self._block_bytes = 0
-            self._slabs_at_once = -(-budget // ring.CHUNK)
         try:
             consumer.dispatch(budget, handlers, pending)
         except ring.RingCorrupt as error:
             raise ProtocolError(str(error)) from None
         finally:
+            self._handled = consumer.taken
             if consumer.room_due and not self._closed:
                 self._ringer.ring()
 
-    def open_block(self, payload: bytes) -> bytes:
-        """Copies a payload out of the peer's slab and sends the block home.
-
-        Raises:
-            ProtocolError: the reference does not lie in the peer's slab.
-        """
-        try:
-            reference = envelope.decode_reference(payload)
-        except envelope.DecodeError as error:
-            raise ProtocolError(f"a block reference cannot be decoded: {error}") from None
-        number, generation, nbytes = reference.number, reference.generation, reference.nbytes
-        geometry = self.peer.geometry
-        if number < 0 or nbytes < 0 or number * GRANULE + nbytes > geometry.slab_bytes or nbytes > self.max_message:
-            raise ProtocolError(
-                f"block {number} with {nbytes} bytes is outside of the peer's slab of {geometry.slab_bytes} bytes"
-            )
-        self._block_bytes += nbytes
-        if self._block_bytes > self._slabs_at_once * geometry.slab_bytes:
-            raise ProtocolError(
-                f"the peer sent {self._block_bytes} bytes in blocks at once, its slab has {geometry.slab_bytes}: "
-                "it names a block again before that has come home"
-            )
-        at = geometry.slab_offset + number * GRANULE
-        contents = bytes(self.peer.mapping[at : at + nbytes])
-        try:
-            if self._releaser.release(number, generation):
-                self._ringer.ring()
-        except (ring.RingCorrupt, OverflowError) as error:
-            raise ProtocolError(f"block {number} cannot be released: {error}") from None
-        return contents
-
     # ---- the end ----
 
-    def peer_is_gone(self) -> None:
-        """Nothing can be published any more: what is still there came at once, and its blocks are at most one slab."""
-        self._peer_is_gone = True
-        self._block_bytes = 0
-        self._slabs_at_once = 1
-
     def close(self) -> None:
-        """Lets go of everything. Idempotent."""
+        """Lets go of everything. Idempotent. Memory that somebody still sees goes with its last view."""
         if self._closed:
             return
         self._closed = True
+        self.on_home = None
         self.outbox.clear()
-        for end in (self._producer, self.consumer, self._releaser, self._reaper):
+        self._kept.clear()
+        for end in (self._producer, self.consumer, self.releaser, self._reaper):
             end.close()
         self.doorbell.close()
         self._ringer.close()
@@ -253,8 +229,10 @@ class Channel:
         self.peer.close()
 
 
-def _size(nbytes: int) -> str:
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.4g} {unit}"
-    return f"{nbytes} bytes"
+def _base_region(own: Segment) -> Region:
+    where = ring.address_of(own.mapping)
+    assert where is not None  # a mapping always has an address
+    geometry = own.geometry
+    return Region(
+        0, own.mapping, where[0] + geometry.slab_offset, geometry.slab_offset, geometry.slab_bytes, backing=None
+    )

@@ -13,6 +13,8 @@ import errno
 import fcntl
 import os
 import stat
+import threading
+from abc import ABC, abstractmethod
 from typing import Final, Literal, Protocol
 
 Kind = Literal["eventfd", "pipe"]
@@ -70,41 +72,52 @@ class Doorbell:
 
 
 class Ringer(Protocol):
-    """The ringer's end."""
+    """The ringer's end. Any thread may ring: a buffer that dies on one sends its block home."""
 
     def ring(self) -> None:
-        """Wakes the peer; never blocks."""
+        """Wakes the peer; never blocks. Nothing when it is closed."""
 
     def close(self) -> None:
-        """Closes the fd."""
+        """Closes the fd. Idempotent."""
 
 
-class _EventRinger:
+class _Ringer(ABC):
+    """What the kinds have in common: an fd that no thread writes to while another one closes it."""
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._lock = threading.RLock()  # writing lets other threads run, and a garbage collection can ring in a ring
+        self._closed = False
 
     def ring(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._write()
+
+    @abstractmethod
+    def _write(self) -> None: ...
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._fd)
+
+
+class _EventRinger(_Ringer):
+    def _write(self) -> None:
         with contextlib.suppress(BlockingIOError):  # the counter is at its top: the peer will wake all the same
             os.eventfd_write(self._fd, 1)
 
-    def close(self) -> None:
-        os.close(self._fd)
 
-
-class _PipeRinger:
+class _PipeRinger(_Ringer):
     _FLAGS = _NOWAIT
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def ring(self) -> None:
+    def _write(self) -> None:
         # RWF_NOWAIT, since O_NONBLOCK belongs to the open file description, which the peer may still share.
         # A full pipe means that the peer will wake all the same; a closed one that it is gone, which liveness tells.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.pwritev(self._fd, (b"\1",), -1, self._FLAGS)
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 class _OwnPipeRinger(_PipeRinger):

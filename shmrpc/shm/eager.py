@@ -53,7 +53,10 @@ class _Rest(NamedTuple):
                     awaited = context.run(coroutine.send, value)
                 else:
                     cancellation, thrown = thrown, None
-                    awaited = context.run(coroutine.throw, cancellation)
+                    try:
+                        awaited = context.run(coroutine.throw, cancellation)
+                    finally:
+                        del cancellation  # its traceback leads back to this frame, and to what the handler saw
             except StopIteration as stop:
                 return stop.value
 
@@ -100,7 +103,9 @@ class _Seat(Generic[J]):
             if thrown is not None:
                 raise thrown
             return
-        await _finish(_Drive(self.rest.drive(thrown)), self.job, self._on_end)
+        rest = _Drive(self.rest.drive(thrown))
+        thrown = None  # its traceback leads back to this frame
+        await _finish(rest, self.job, self._on_end)
 
 
 async def _finish(rest: Awaitable[Any], job: J, on_end: Callable[[J, Any, BaseException | None], None]) -> None:

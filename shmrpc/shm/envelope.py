@@ -33,6 +33,9 @@ HAS_METADATA: Final = 2
 AS_JSON: Final = 4
 """Flag of REQUEST: arguments and result are JSON. For callers without the contract, like the command line."""
 
+HAS_BUFFERS: Final = 8
+"""Flag of REQUEST and REPLY: the payload begins with a table of references to buffers: see `_native/references.h`."""
+
 KIND_NAMES: Final = {
     REQUEST: "REQUEST",
     REPLY: "REPLY",
@@ -43,10 +46,12 @@ KIND_NAMES: Final = {
 
 
 class BlockReference(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Where in the sender's slab a payload lies."""
+    """Where in the sender's memory a payload lies."""
 
     number: int
+    """The block: its extent << 32 | its first granule."""
     generation: int
+    """The number of the lease on it."""
     nbytes: int
 
 

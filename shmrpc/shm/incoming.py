@@ -6,13 +6,14 @@ sent for each request, one-way methods included, so that both sides count the sa
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from time import monotonic_ns
 from typing import Any, Final
 
 import msgspec
 
+from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import Metadata, Peer, running
 from shmrpc.dispatch import ServedMethod
 from shmrpc.errors import (
@@ -30,13 +31,18 @@ from shmrpc.shm import envelope
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.eager import Starter
-from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_METADATA, REPLY
+from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_BUFFERS, HAS_METADATA, REPLY
+from shmrpc.shm.lending import Placed
+from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
+from shmrpc.shm.ring import LARGE, View
 
 log: Final = logging.getLogger("shmrpc.server")
 
 _NO_METADATA: Final[Metadata] = {}
 _NOT_ENCODED: Final = "its result cannot be encoded"
+_REFUSAL_BYTES: Final = 12
+"""What an encoded refusal has beside the bytes of its text, at most."""
 _ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
 _EXPIRED: Final = Incoming.EXPIRED
 
@@ -68,6 +74,10 @@ class IncomingCall(msgspec.Struct, eq=False):
         """Whether nobody waits for the result any more."""
         return self.state is not Incoming.RUNNING
 
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory that can be sent to the caller without a copy."""
+        return self.calls.memory.allocate(nbytes)
+
     def tell(self, event: Event) -> None:
         """Moves on in the protocol's table, and tells the handler by cancelling it if it was running undisturbed."""
         before, self.state = self.state, step_incoming(self.state, event)
@@ -82,6 +92,7 @@ class IncomingCalls:
         self,
         loop: asyncio.AbstractEventLoop,
         channel: Channel,
+        memory: Memory,
         methods: list[ServedMethod],
         peer: Peer,
         context: Context,
@@ -98,14 +109,15 @@ class IncomingCalls:
         self.peer_is_gone = False
         """Whether nobody is there any more to be answered, so that only one-way calls are worth starting."""
         self._loop = loop
+        self.memory: Final = memory
         self._channel = channel
         self._push = channel.push
         self._methods = methods
         self._starter: Final = Starter[IncomingCall](loop, context, running, self._on_end)
         self._start = self._starter.start
         self._max_in_flight = max_in_flight
-        self._longest_text: Final = min(channel.max_message, channel.slab.capacity) // 4 - 50
-        """Characters of a refusal, four bytes each at most, that fit in every message with the rest of the failure."""
+        self._longest_text: Final = channel.inline_limit - _REFUSAL_BYTES
+        """Bytes of a refusal's text that fit in a record with the rest of the failure."""
         self._debug = debug
         self._on_broken = on_broken
         self._timer: Final = DeadlineTimer(loop, self._expire)
@@ -118,6 +130,9 @@ class IncomingCalls:
 
     def on_request(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """A call begins."""
+        views: Sequence[View] = ()
+        if flags & HAS_BUFFERS:  # whatever becomes of the call, they go home with their last reference
+            payload, views = self.memory.borrowed.open_buffers(payload)
         if call_id <= self.last_accepted:
             raise ProtocolError(f"the peer began call {call_id} after call {self.last_accepted}; ids must rise")
         if self.draining:
@@ -140,9 +155,12 @@ class IncomingCalls:
             if flags & HAS_METADATA:
                 metadata, payload = self._open(payload, call_id)
         try:
-            arguments = served.decode(payload) if not as_json else served.decode_arguments(payload, json=True)
+            if as_json:
+                arguments = served.decode_arguments(payload, json=True)
+            else:
+                arguments = served.decode(payload) if not served.buffered else served.unpack(payload, views)
         except Exception as error:  # whatever a decoder or a type's own checks raise
-            self._refuse_arguments(call_id, served, payload, error)
+            self._refuse_arguments(call_id, served, payload, views, error)
             return
         if deadline_ns:
             if deadline_ns <= monotonic_ns():
@@ -160,25 +178,27 @@ class IncomingCalls:
                     self._cancel_late(call)
                 return
             what = _NOT_ENCODED
-            payload = served.encode(result) if not as_json else served.method.encode_json(result)
+            packed = self._encode(call, result)
         except BaseException as error:
             self._fail(call, error, what)
             if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise  # KeyboardInterrupt and SystemExit are the loop's
             return
-        self._end(call, REPLY, payload)
+        self._reply(call, packed)
 
     def _cancel_late(self, call: IncomingCall) -> None:
         """For a handler that was told to end in its first step, when it had no task yet: say, it closed its own server."""
         if call.task is not None and not (call.state is Incoming.ORPHANED and call.served.method.oneway):
             call.task.cancel()
 
-    def _refuse_arguments(self, call_id: int, served: ServedMethod, payload: bytes, error: Exception) -> None:
+    def _refuse_arguments(
+        self, call_id: int, served: ServedMethod, payload: bytes, views: Sequence[View], error: Exception
+    ) -> None:
         if not isinstance(error, RpcError):
             try:
-                served.decode_arguments(payload)  # again, for its error, which names the parameter
+                served.decode_arguments(payload, views)  # again, for its error, which names the parameter
             except InvalidArgument as explained:
-                error = explained
+                error = InvalidArgument(str(explained))  # without the frames that led to it, which keep the views
         if served.method.oneway:
             log.warning("%s was refused, and is one-way, so that nobody is told: %s", served.full_name, error)
         self._refuse(call_id, error if isinstance(error, RpcError) else InvalidArgument(str(error)))
@@ -206,23 +226,91 @@ class IncomingCalls:
         if error is not None:
             self._fail(call, error)
             return
-        served = call.served
         try:
-            payload = served.encode(result) if not call.as_json else served.method.encode_json(result)
+            packed = self._encode(call, result)
         except Exception as unencodable:  # whatever a property of the result raises
             self._fail(call, unencodable, _NOT_ENCODED)
             return
-        self._end(call, REPLY, payload)
+        self._reply(call, packed)
 
-    def _end(self, call: IncomingCall, kind: int, payload: bytes) -> None:
-        call_id = call.call_id
-        del self.running[call_id]
+    def _encode(self, call: IncomingCall, result: Any) -> bytes | Packed:
+        served = call.served
+        if call.as_json:
+            return served.method.encode_json(result)
+        return served.encode(result) if not served.buffered_result else served.method.pack_result(result)
+
+    def _reply(self, call: IncomingCall, packed: bytes | Packed) -> None:
+        if not isinstance(packed, Packed):
+            self._end(call, REPLY, packed)
+        elif not packed.pieces:
+            self._end(call, REPLY, packed.payload)
+        else:
+            self._place(call, REPLY, packed)
+
+    def _place(self, call: IncomingCall, kind: int, packed: Packed) -> None:
+        """Ends a call with something that needs memory: now, or when there is some."""
+        if call.state is _ORPHANED:
+            self._end(call, kind, b"")
+            return
+        try:
+            placed = self.memory.lender.try_place(packed, call.served.full_name)
+        except ResourceExhausted as error:
+            self._end_refused(call, error)
+            return
+        except ProtocolError as error:
+            self._on_broken(error)
+            return
+        if isinstance(placed, Placed):
+            self._end(call, kind, placed.payload, placed)
+            return
+        if call.state is not Incoming.RUNNING:  # nobody waits for it any more: nor does it wait for room
+            self._end_refused(call, _status_of_cancellation(call))
+            return
+        self.running[call.call_id] = call
+        call.task = self._loop.create_task(self._place_later(call, kind, packed), name="shmrpc reply")
+
+        def check_started(task: "asyncio.Task[None]") -> None:
+            if task.cancelled():  # before its first step: it ran none of its code
+                self._end_refused(call, _status_of_cancellation(call))
+
+        call.task.add_done_callback(check_started)
+
+    async def _place_later(self, call: IncomingCall, kind: int, packed: Packed) -> None:
+        name = call.served.full_name
+        try:
+            placed = await self.memory.lender.place(packed, name, 0)
+        except asyncio.CancelledError:
+            if call.state is not _ORPHANED:
+                log.warning("%s: there was no room for its answer: %s", name, self.memory.lender.usage_text())
+            self._end_refused(call, _status_of_cancellation(call))
+        except ProtocolError as error:  # which is an RpcError too
+            self._on_broken(error)
+        except RpcError as error:
+            self._end_refused(call, error)
+        else:
+            self._end(call, kind, placed.payload, placed)
+
+    def _end_refused(self, call: IncomingCall, error: RpcError) -> None:
+        """Ends a call whose handler has ended, and whose answer cannot be sent."""
+        self.running.pop(call.call_id, None)
         if call.state is not _ORPHANED:
+            self._refuse(call.call_id, error, maybe_executed=True)
+        if self._idle is not None and not self.running:
+            self.look_idle()
+
+    def _end(self, call: IncomingCall, kind: int, payload: bytes, placed: Placed | None = None) -> None:
+        call_id = call.call_id
+        self.running.pop(call_id, None)
+        if call.state is not _ORPHANED:
+            flags = 0 if placed is None else placed.flags
             try:
-                if status := self._push(kind, 0, 0, call_id, 0, payload):
-                    self._channel.settle(status, (kind, 0, 0, call_id, 0, payload))
-            except ResourceExhausted as error:
-                self._refuse(call_id, error, maybe_executed=True)
+                if status := self._push(kind, flags, 0, call_id, 0, payload):
+                    if status == LARGE:
+                        self._place(call, kind, Packed(payload, []))
+                        return
+                    self._channel.settle(status, (kind, flags, 0, call_id, 0, payload))
+                    if placed is not None:
+                        self._channel.keep(kind, call_id, placed)
             except (ProtocolError, ValueError) as error:  # ValueError is the native core's word for a broken channel
                 self._on_broken(ProtocolError(str(error)))
         if self._idle is not None and not self.running:
@@ -239,7 +327,8 @@ class IncomingCalls:
 
     def _refuse(self, call_id: int, error: RpcError, *, maybe_executed: bool = False) -> None:
         """Fails a call that has no handler (yet, or any more)."""
-        failure = Failure(error.code, str(error)[: self._longest_text], maybe_executed=maybe_executed)
+        text = str(error).encode(errors="backslashreplace")[: self._longest_text].decode(errors="ignore")
+        failure = Failure(error.code, text, maybe_executed=maybe_executed)
         try:
             self._channel.send(FAILURE, 0, 0, call_id, 0, envelope.encode_failure(failure))
         except ProtocolError as broken:

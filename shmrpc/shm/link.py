@@ -1,7 +1,6 @@
 """The client's end: one stub's connection to a server, made again whenever it is lost.
 
-Owns connecting, reconnecting with back-off, and the rule for repeating calls: a call that the server certainly did not
-take is made again over the next connection; one that it may have executed is not, unless its method is idempotent.
+Owns connecting and reconnecting with back-off. How a call is made over it, and made again, is `calling`'s.
 """
 
 import asyncio
@@ -13,24 +12,22 @@ import warnings
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from shmrpc.context import CallOptions, Peer, remaining_seconds, running
+from shmrpc.buffers import Buffer, Packed
+from shmrpc.context import CallOptions, Lease, Peer, remaining_seconds
 from shmrpc.contract import Contract, Method
 from shmrpc.errors import (
     Closed,
     ConnectFailed,
-    ConnectionLost,
     DeadlineExceeded,
     HandshakeError,
-    InvalidArgument,
     RpcError,
     Unavailable,
-    Unimplemented,
 )
 from shmrpc.shm import address, envelope, handshake
+from shmrpc.shm.borrowing import Parcel
+from shmrpc.shm.calling import Calling
 from shmrpc.shm.matching import match
-from shmrpc.shm.outgoing import Answer, OutgoingCalls, forked_error, wrong_loop_error
+from shmrpc.shm.outgoing import OutgoingCalls, forked_error, wrong_loop_error
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
 from shmrpc.transport import StubMethod
@@ -42,8 +39,6 @@ BACKOFF_FACTOR: Final = 1.6
 BACKOFF_MOST: Final = 5.0
 STABLE_NS: Final = 1_000_000_000
 """A connection that lived this long ends the back-off."""
-MAX_REPEATS: Final = 2
-"""How often an idempotent call that may have been executed is made again: it may be what kills the server."""
 BACKOFF_WAITED_FOR: Final = 0.05
 """Seconds between attempts while a call waits for the connection: a failed attempt costs some 30 us."""
 
@@ -77,25 +72,26 @@ class Link:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._session: Session | None = None
-        self._calls: OutgoingCalls | None = None
+        self.calls: OutgoingCalls | None = None
         """Of the session that takes new calls; None while there is none."""
         self._retiring: set[Session] = set()
         """Sessions whose server drains: they finish what runs."""
         self._delay = BACKOFF_FIRST
         self._established_ns = 0
-        self._narrow: dict[str, tuple[int, int]] = {}
+        self.narrow: dict[str, tuple[int, int]] = {}
         """Methods of which the server knows fewer parameters: its number and how many."""
         self._reconnecting: asyncio.Task[None] | None = None
         self._connected: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
-        self._closed = False
+        self.closed = False
+        self._calling = Calling(self)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "connected" if self._calls is not None else "not connected"
+        state = "closed" if self.closed else "connected" if self.calls is not None else "not connected"
         return f"<Link to {self.path}, {state}>"
 
     def __del__(self) -> None:
-        if not self._closed and self._calls is not None and not self._calls.forked:
+        if not self.closed and self.calls is not None and not self.calls.forked:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
     @property
@@ -107,138 +103,45 @@ class Link:
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
         """The coroutine function of one stub method: see `Transport.bind`."""
-        encode = method.encode
-        decode = method.decode_result
-        full_name, required, arity = method.full_name, method.required, method.arity
-        by_position = method.plain
-        always_slow = bool(options.metadata) or method.oneway
-        timeless = not options.timeout_ns
-        running_call = running.get
+        return self._calling.bind(method, options)
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            if kwargs or not by_position or not required <= len(args) <= arity:
-                args = method.bind(args, kwargs)
-            try:
-                payload = encode(args)
-            except Exception:  # whatever it is: encode_arguments says which parameter
-                payload = method.encode_arguments(args)
-            deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
-            calls = self._calls
-            answer: Any
-            if (
-                calls is None
-                or always_slow
-                or len(calls.pending) >= calls.max_in_flight
-                or calls.waiters
-                or full_name not in calls.numbers
-            ):
-                answer = await self._call_slowly(method, options, len(args), deadline_ns, payload)
-            else:
-                pending = calls.start(method, calls.numbers[full_name], 0, deadline_ns, payload)
-                try:
-                    answer = await pending
-                except asyncio.CancelledError:
-                    calls.abandon(pending)
-                    raise
-            if answer.__class__ is not bytes:  # quicker than isinstance, and this is the hot path
-                answer = await self._after_error(answer, method, options, len(args), deadline_ns, payload)
-            try:
-                return decode(answer)
-            except Exception:  # whatever it is: read_result says what does not fit
-                return method.read_result(answer)
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory that can be sent to the server without a copy; while there is no connection, ordinary memory."""
+        if self.closed or self._loop is None:
+            raise Closed(f"the stub for {self.path} is {'closed' if self.closed else 'not connected yet'}")
+        session = self._session
+        return session.memory.allocate(nbytes) if session is not None else bytearray(nbytes)
 
-        call.__name__ = method.name
-        call.__qualname__ = full_name
-        return call
+    def leases(self) -> list[Lease]:
+        """What the server and this process hold of the client's memory on the present connection."""
+        return self._session.memory.leases() if self._session is not None else []
 
     async def call_json(self, full_name: str, number: int, payload: bytes, options: CallOptions) -> bytes:
         """Calls a method by number with JSON arguments, for callers without the contract; gives the result as JSON."""
-        calls = self._calls
+        calls = self.calls
         if calls is None:
             raise Closed(f"{full_name} was called without a connection")
         flags = envelope.AS_JSON
         if options.metadata:
             flags |= envelope.HAS_METADATA
             payload = envelope.with_metadata(options.metadata, payload)
-        answer = await calls.finish(calls.start(_Untyped(full_name), number, flags, options.deadline_ns(), payload))
+        method, packed, deadline_ns = _Untyped(full_name), Packed(payload, []), options.deadline_ns()
+        pending = calls.try_begin(method, number, flags, deadline_ns, packed)
+        while pending is None:
+            pending = await calls.begin(method, number, flags, deadline_ns, packed)
+        answer = await calls.finish(pending)
         if isinstance(answer, RpcError):
             raise answer
-        return answer
+        return answer.payload if isinstance(answer, Parcel) else answer
 
-    async def _after_error(
-        self,
-        error: Answer,
-        method: Method,
-        options: CallOptions,
-        given: int,
-        deadline_ns: int,
-        payload: bytes,
-    ) -> bytes:
-        """Makes the call again if that is safe; else raises."""
-        maybe_executed = False  # by this attempt or by one before
-        repeats = 0
-        while isinstance(error, RpcError):
-            if isinstance(error, Unavailable):
-                maybe_executed = error.maybe_executed = error.maybe_executed or maybe_executed
-            if not isinstance(error, ConnectionLost) or self._closed:
-                raise error
-            if maybe_executed:
-                repeats += 1
-                if not method.policy.idempotent or repeats > MAX_REPEATS:
-                    raise error
-            lost = error
-            try:
-                error = await self._call_slowly(method, options, given, deadline_ns, payload)
-            except Unavailable as later:
-                raise lost from later  # how it was lost says more than that there is nothing to try again with
-        return error
-
-    async def _call_slowly(
-        self, method: Method, options: CallOptions, given: int, deadline_ns: int, payload: bytes
-    ) -> Answer:
-        """One attempt at a call that needs more than a record: a connection, credit, metadata."""
-        flags = 0
-        if options.metadata:
-            flags = envelope.HAS_METADATA
-            payload = envelope.with_metadata(options.metadata, payload)
-        while True:
-            calls = await self._ready(method, deadline_ns)
-            number = self._number(calls, method, given)
-            if not calls.congested:
-                break
-            await calls.wait_for_credit(method, deadline_ns)
-            if calls is self._calls and len(calls.pending) < calls.max_in_flight:
-                break
-        pending = calls.start(method, number, flags, deadline_ns, payload)
-        if method.oneway:
-            pending.set_result(_NIL)  # nobody waits for it, but the peer owes its end, and it counts as in flight
-            return _NIL
-        return await calls.finish(pending)
-
-    def _number(self, calls: OutgoingCalls, method: Method, given: int) -> int:
-        number = calls.numbers.get(method.full_name)
-        if number is not None:
-            return number
-        if (narrow := self._narrow.get(method.full_name)) is None:
-            raise Unimplemented(
-                f"the server at {self.path} has no method {method.full_name}; it is older than this client"
-            )
-        number, arity = narrow
-        if given > arity:
-            raise InvalidArgument(
-                f"{method.full_name}: {given} arguments were given, the server at {self.path} takes {arity}; it is older "
-                "than this client, leave the last ones out"
-            )
-        return number
-
-    async def _ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
+    async def ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
         """The live session's calls, waiting for a connection if there is none.
 
         Raises:
             Unavailable, HandshakeError, DeadlineExceeded, WrongLoop.
         """
         while True:
-            if self._closed:
+            if self.closed:
                 raise Closed(f"{method.full_name} was called on a stub that is closed")
             if self._loop is None:
                 raise Closed(
@@ -248,8 +151,8 @@ class Link:
                 raise forked_error()
             if not _runs_here(self._loop):
                 raise wrong_loop_error(method)
-            if self._calls is not None:
-                return self._calls
+            if self.calls is not None:
+                return self.calls
             await self._wait_connected(method, deadline_ns)
 
     async def _wait_connected(self, method: Method, deadline_ns: int) -> None:
@@ -276,7 +179,7 @@ class Link:
 
     async def open(self) -> None:
         """Connects, trying for `wait` seconds while nobody listens."""
-        if self._closed or self._loop is not None:
+        if self.closed or self._loop is not None:
             raise Closed("a stub can be entered once; connect again")
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
@@ -287,11 +190,11 @@ class Link:
                 return
             except ConnectFailed:
                 if monotonic_ns() >= until_ns:
-                    self._closed = True
+                    self.closed = True
                     raise
                 await asyncio.sleep(min(0.01, self._wait))
             except BaseException:
-                self._closed = True
+                self.closed = True
                 raise
 
     async def _establish(self) -> None:
@@ -312,18 +215,27 @@ class Link:
         except BaseException:
             sock.close()
             raise
-        session = Session(loop, accepted.channel, sock, accepted.peer, self._settings, self._on_end, self._on_drain)
+        session = Session(
+            loop,
+            accepted.channel,
+            sock,
+            accepted.peer,
+            self._settings,
+            accepted.max_extent_bytes,
+            self._on_end,
+            self._on_drain,
+        )
         in_flight = min(accepted.max_in_flight, self._settings.max_in_flight)
         try:
-            numbers, self._narrow = match(self.contract, accepted.offered, self.path)
+            numbers, self.narrow = match(self.contract, accepted.offered, self.path)
         except BaseException:
             session.start(pidfd=accepted.pidfd)
             session.close("the contracts do not match")
             raise
         self.offered = accepted.offered
-        calls = OutgoingCalls(loop, accepted.channel, numbers, in_flight, session.cut)
+        calls = OutgoingCalls(loop, accepted.channel, session.memory, numbers, in_flight, session.cut)
         session.start(pidfd=accepted.pidfd, outgoing=calls)
-        self._session, self._calls = session, calls
+        self._session, self.calls = session, calls
         self._established_ns = monotonic_ns()
 
     async def _connect(self) -> Any:
@@ -343,8 +255,8 @@ class Link:
             self._retiring.discard(session)
         if session is not self._session:
             return
-        self._session = self._calls = None
-        if not self._closed and self._loop is not None and not self._loop.is_closed():
+        self._session = self.calls = None
+        if not self.closed and self._loop is not None and not self._loop.is_closed():
             self._reconnecting = self._loop.create_task(self._reconnect(), name=f"shmrpc reconnect {self.path}")
 
     async def _reconnect(self) -> None:
@@ -352,7 +264,7 @@ class Link:
             self._delay = BACKOFF_FIRST
         else:  # a server that loses its connections as soon as it has them is not asked at once again
             await self._back_off()
-        while not self._closed:
+        while not self.closed:
             self._hurry.clear()
             try:
                 await self._establish()
@@ -393,8 +305,11 @@ class Link:
 
     async def close(self) -> None:
         """Ends the connection and every call on it. Idempotent."""
-        self._closed = True
+        self.closed = True
+        memories = [session.memory for session in (self._session, *self._retiring) if session is not None]
         self._close_sessions()
+        for memory in memories:
+            await memory.wait_closed()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.wait((self._reconnecting,))
@@ -405,7 +320,7 @@ class Link:
         for session in (self._session, *self._retiring):
             if session is not None:
                 session.close(f"the stub for {self.path} was closed")
-        self._session = self._calls = None
+        self._session = self.calls = None
         self._settle_connected(Closed(f"the stub for {self.path} was closed"))
 
 
@@ -414,6 +329,3 @@ def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:  # no event loop at all
         return False
-
-
-_NIL: Final = msgspec.msgpack.encode(None)

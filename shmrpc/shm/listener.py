@@ -13,11 +13,12 @@ import weakref
 from functools import partial
 from typing import Final
 
-from shmrpc.context import Peer
+from shmrpc.context import Lease, Peer
 from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import HandshakeError
-from shmrpc.shm import address, handshake, liveness
+from shmrpc.shm import address, frames, handshake, liveness
+from shmrpc.shm.extents import FREE, Charge
 from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.quota import Quota
 from shmrpc.shm.session import Session
@@ -95,7 +96,7 @@ class Listener:
         """One handshake, from the accepted socket to a session, or to a rejection."""
         peer = liveness.peer_of(sock)
         session: Session | None = None
-        frame = handshake.Frame()
+        frame = handshake.new_frame()
         why = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
         try:
             if why is not None:
@@ -117,7 +118,7 @@ class Listener:
                 if why is None:
                     self._quota.close(peer)
 
-    async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: handshake.Frame) -> Session | None:
+    async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: frames.Frame) -> Session | None:
         settings = self._settings
         hello = await handshake.receive_hello(sock, frame)
         offered = self._offer(hello.wanted)
@@ -128,17 +129,33 @@ class Listener:
         if (why := self._quota.charge(self._loop, peer, sock, settings.geometry.segment_bytes)) is not None:
             raise HandshakeError(why)
         try:
-            channel = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
+            answered = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
         except HandshakeError:
-            self._quota.refund(peer, settings.geometry.segment_bytes)
+            self._quota.refund(peer, sock, settings.geometry.segment_bytes)
             raise
-        return Session(self._loop, channel, sock, peer, settings, self._on_session_end)
+        return Session(
+            self._loop,
+            answered.channel,
+            sock,
+            peer,
+            settings,
+            answered.max_extent_bytes,
+            self._on_session_end,
+            charge=self._charge_for(peer, sock),
+        )
+
+    def _charge_for(self, peer: Peer, sock: socket.socket) -> Charge:
+        if peer.uid == os.getuid():
+            return FREE
+        quota = self._quota
+        return Charge(lambda nbytes: quota.charge(self._loop, peer, sock, nbytes), partial(quota.refund, peer, sock))
 
     def _begin(self, session: Session, sock: socket.socket) -> None:
         settings = self._settings
         incoming = IncomingCalls(
             self._loop,
             session.channel,
+            session.memory,
             self._dispatcher.methods,
             session.peer,
             self._context,
@@ -180,6 +197,10 @@ class Listener:
             log.debug("the rejection was not delivered: %s", error)
 
     # ---- sessions ----
+
+    def leases(self) -> list[Lease]:
+        """What the clients, and this process, hold of the server's memory."""
+        return [lease for session in self.sessions for lease in session.memory.leases()]
 
     def _on_session_end(self, session: Session) -> None:
         self.sessions.discard(session)
@@ -237,9 +258,12 @@ class Listener:
         try:
             await self._stop_calls()
         finally:
-            for session in list(self.sessions):
+            sessions = list(self.sessions)
+            for session in sessions:
                 session.close(f"the server at {self.path} was closed")
             self._quota.shut()
+            for session in sessions:
+                await session.memory.wait_closed()
 
     async def _stop_calls(self) -> None:
         if self._greeting:

@@ -3,8 +3,9 @@
 Owns the correlation of replies with waiting callers and the credit for calls in flight. A call that its caller gave up
 stays here, abandoned, until the peer has ended it, so that both sides count the same calls in flight.
 
-What a caller awaits gives the reply's payload as bytes, or the RpcError that ended the call: it does not raise it, since an
-error that nobody comes to fetch, because the caller was cancelled in the same tick, is no mistake worth a warning.
+What a caller awaits gives the reply's payload, as bytes or with buffers as a `Parcel`, or the RpcError that ended the
+call: it does not raise it, since an error that nobody comes to fetch, because the caller was cancelled in the same tick,
+is no mistake worth a warning.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final, Protocol
 
+from shmrpc.buffers import Packed
 from shmrpc.context import NO_DEADLINE, remaining_seconds
 from shmrpc.errors import (
     Closed,
@@ -27,13 +29,16 @@ from shmrpc.errors import (
 )
 from shmrpc.failure import error_of
 from shmrpc.shm import envelope
+from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
-from shmrpc.shm.envelope import CANCEL, REQUEST
+from shmrpc.shm.envelope import CANCEL, HAS_BUFFERS, REQUEST
+from shmrpc.shm.lending import Placed
+from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Outgoing
 from shmrpc.shm.ring import PendingCall
 
-Answer = bytes | RpcError
+Answer = bytes | Parcel | RpcError
 
 
 class Named(Protocol):
@@ -62,6 +67,7 @@ class OutgoingCalls:
         self,
         loop: asyncio.AbstractEventLoop,
         channel: Channel,
+        memory: Memory,
         numbers: dict[str, int],
         max_in_flight: int,
         on_broken: Callable[[ProtocolError], None],
@@ -71,6 +77,9 @@ class OutgoingCalls:
         self.pending: Final[dict[int, PendingCall]] = {}
         self.waiters: Final[deque[asyncio.Future[None]]] = deque()
         self.max_in_flight: Final = max_in_flight
+        self.memory: Final = memory
+        self.inline_limit: Final = channel.inline_limit
+        """Payloads over this go through `begin`."""
         self.timer: Final = DeadlineTimer(loop, self._expire)
         self._loop = loop
         self._on_broken = on_broken
@@ -108,6 +117,53 @@ class OutgoingCalls:
             raise forked_error() if self.forked else wrong_loop_error(method)
         if deadline_ns and deadline_ns < self.timer.next_ns:
             self.timer.advance(deadline_ns)
+        return call
+
+    def try_begin(self, method: Named, number: int, flags: int, deadline_ns: int, packed: Packed) -> PendingCall | None:
+        """`start` for a request with buffers, or one that is too large for a record. None: it needs `begin`.
+
+        Raises what `start` raises.
+        """
+        if not packed.pieces and len(packed.payload) <= self.inline_limit:
+            return self.start(method, number, flags, deadline_ns, packed.payload)
+        if self.forked or asyncio.get_running_loop() is not self._loop:  # before memory of that side is touched
+            raise forked_error() if self.forked else wrong_loop_error(method)
+        try:
+            placed = self.memory.lender.try_place(packed, method.full_name)
+        except ProtocolError as error:
+            raise self._broken(error) from None
+        if not isinstance(placed, Placed):
+            return None
+        return self._start_placed(method, number, flags, deadline_ns, placed)
+
+    async def begin(
+        self, method: Named, number: int, flags: int, deadline_ns: int, packed: Packed
+    ) -> PendingCall | None:
+        """The same, waiting for memory where that helps. None: there is no credit any more, ask for it again.
+
+        Raises:
+            ResourceExhausted: no memory came home before the deadline.
+            Unavailable: the connection ended meanwhile.
+        """
+        try:
+            placed = await self.memory.lender.place(packed, method.full_name, deadline_ns)
+        except ProtocolError as error:
+            raise self._broken(error) from None
+        if self.ended is not None:
+            raise self.ended
+        if len(self.pending) >= self.max_in_flight:
+            self.memory.lender.undo(placed)
+            return None
+        return self._start_placed(method, number, flags, deadline_ns, placed)
+
+    def _start_placed(self, method: Named, number: int, flags: int, deadline_ns: int, placed: Placed) -> PendingCall:
+        try:
+            call = self.start(method, number, flags | placed.flags, deadline_ns, placed.payload)
+        except BaseException:
+            self.memory.lender.undo(placed)
+            raise
+        if self._channel.outbox:
+            self._channel.keep(REQUEST, call.call_id, placed)
         return call
 
     def _broken(self, error: Exception) -> RpcError:
@@ -156,7 +212,11 @@ class OutgoingCalls:
 
     def on_reply(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """A result came that the native core did not deliver itself."""
-        self._take(call_id).set_result(payload)
+        if flags & HAS_BUFFERS:
+            parcel = self.memory.borrowed.open_buffers(payload)
+            self._take(call_id).answer(parcel)
+        else:
+            self._take(call_id).answer(payload)
 
     def on_failure(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """An error came."""
@@ -180,8 +240,7 @@ class OutgoingCalls:
         """The caller was cancelled: tells the peer, which still owes the end."""
         if self.pending.get(call.call_id) is not call:
             return  # it ended in this very tick
-        if self._channel.withdraw(REQUEST, call.call_id):
-            del self.pending[call.call_id]
+        if self._withdraw(call):
             self.admit()
             return
         call.set_result(b"")
@@ -189,6 +248,15 @@ class OutgoingCalls:
             self._channel.send(CANCEL, 0, 0, call.call_id, NO_DEADLINE, b"")
         except ProtocolError as error:
             self._on_broken(error)
+
+    def _withdraw(self, call: PendingCall) -> bool:
+        """Takes back a request that was not published yet."""
+        waited, placed = self._channel.withdraw(REQUEST, call.call_id)
+        if waited:
+            del self.pending[call.call_id]
+            if placed is not None:
+                self.memory.lender.undo(placed)
+        return waited
 
     def _expire(self, now_ns: int) -> int:
         earliest_ns = NEVER
@@ -199,8 +267,7 @@ class OutgoingCalls:
                 earliest_ns = min(earliest_ns, call.deadline_ns)
                 continue
             text = f"{call.method.full_name} did not end before its deadline"
-            if self._channel.withdraw(REQUEST, call.call_id):
-                del self.pending[call.call_id]
+            if self._withdraw(call):
                 text += "; it was never sent, since the peer took no records"
             call.set_result(DeadlineExceeded(text))  # the peer has the same clock and deadline: it needs no cancel
         self.admit()

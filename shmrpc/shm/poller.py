@@ -86,6 +86,7 @@ class Member:
         "peer_pid",
         "penalty",
         "removed",
+        "worked",
         "sit_out",
         "window_ns",
     )
@@ -98,6 +99,8 @@ class Member:
         self.peer_pid = peer_pid
         self.awake = False
         self.removed = False
+        self.worked = False
+        """Whether its last turn had work, which has ended when the next look begins: the window counts from there."""
         self.last_work_ns = 0
         self.penalty = PENALTY[0]
         self.sit_out = 0
@@ -108,6 +111,7 @@ class Member:
     def paid(self, now_ns: int) -> None:
         """Looking found work."""
         self.last_work_ns = now_ns
+        self.worked = True
         if self.adaptive and self.window_ns:
             self.window_ns = self._limit_ns
             self.penalty = PENALTY[0]
@@ -116,6 +120,7 @@ class Member:
         """The doorbell rang a sleeping member: looking did not pay, or was not tried."""
         soon = now_ns - self.last_work_ns < SOON_NS
         self.last_work_ns = now_ns
+        self.worked = True
         if not self.adaptive:
             return
         if self.window_ns:
@@ -219,9 +224,11 @@ class Poller:
                 if found and member.consumer.ready():
                     member.paid(began_ns)
                     member.owner.on_records()
-                elif (
-                    began_ns - member.last_work_ns >= member.window_ns and not member.removed and member.consumer.arm()
-                ):
+                    continue
+                if member.worked:
+                    member.worked = False
+                    member.last_work_ns = began_ns
+                if began_ns - member.last_work_ns >= member.window_ns and not member.removed and member.consumer.arm():
                     self._drop(member)
         finally:  # a KeyboardInterrupt out of a handler stops the loop, which may run again to clean up
             if self._awake:

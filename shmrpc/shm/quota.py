@@ -53,7 +53,7 @@ class Quota:
                 f"uid {uid} is charged {self._bytes[uid]} bytes of segments, the limit is "
                 f"{self._settings.max_bytes_per_uid} (max_bytes_per_uid), until its processes end"
             )
-        process = self._key(peer)
+        process = self._key(peer, sock)
         watch, _, charged = self._by_process.get(process, (None, uid, 0))
         if watch is None:
             pidfd = liveness.open_pidfd(peer, sock)
@@ -65,13 +65,13 @@ class Quota:
         return None
 
     @staticmethod
-    def _key(peer: Peer) -> object:
+    def _key(peer: Peer, sock: socket.socket) -> object:
         # Processes of other pid namespaces are all pid 0 here: each of their connections is watched by itself.
-        return (peer.pid, peer.uid) if peer.pid > 0 else object()
+        return (peer.pid, peer.uid) if peer.pid > 0 else sock
 
-    def refund(self, peer: Peer, nbytes: int) -> None:
-        """Ends the charge for a segment that the peer never got; one of an invisible process stays until its end."""
-        process = self._key(peer)
+    def refund(self, peer: Peer, sock: socket.socket, nbytes: int) -> None:
+        """Ends the charge for memory that the peer never got, or of its own that is not mapped any more."""
+        process = self._key(peer, sock)
         if process in self._by_process:
             watch, uid, charged = self._by_process[process]
             self._by_process[process] = (watch, uid, charged - nbytes)

@@ -1,6 +1,6 @@
 """One connection's life, from the finished handshake to its end, on either side.
 
-Owns the channel, the control socket and the watch on the peer's process; routes records to the calls that this side makes
+Owns the channel, its memory and the watch on the peer's process; routes records to the calls that this side makes
 (`outgoing`) and serves (`incoming`). However it ends, every call on it ends, once, and everything it held is given back.
 """
 
@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Final
 
 from shmrpc.context import Peer
-from shmrpc.errors import ProtocolError
-from shmrpc.shm import envelope
+from shmrpc.errors import ConnectionLost, ProtocolError
+from shmrpc.shm import envelope, ring
 from shmrpc.shm.channel import Channel
+from shmrpc.shm.extents import FREE, Charge
 from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.layout import RECORD_HEADER
 from shmrpc.shm.liveness import ProcessWatch
+from shmrpc.shm.memory import Memory
 from shmrpc.shm.outgoing import OutgoingCalls
 from shmrpc.shm.poller import Member, Polling, poller_of
 from shmrpc.shm.ring import PendingCall
@@ -39,23 +41,29 @@ class Session:
         sock: socket.socket,
         peer: Peer,
         settings: Settings,
+        max_extent_bytes: int,
         on_end: Callable[["Session"], None],
         on_drain: Callable[["Session"], None] | None = None,
+        charge: Charge = FREE,
     ) -> None:
         self.peer: Final = peer
         self.channel: Final = channel
+        self.memory: Final = Memory(
+            loop, channel, sock, peer, settings, max_extent_bytes, self._on_hang_up, self.cut, charge
+        )
         self.outgoing: OutgoingCalls | None = None
         self.incoming: IncomingCalls | None = None
         self.ended = False
         self.draining = False
         """Whether the peer has said that it takes no more calls."""
         self._loop = loop
-        self._sock = sock
-        self._settings = settings
         self._on_end = on_end
+        self._borrowed = self.memory.borrowed
         self._poller = poller_of(loop)
         self._on_drain = on_drain
         self._budget = settings.drain_budget
+        self._chunks = -(-self._budget // ring.CHUNK)
+        self._peer_is_gone = False
         self._watch: ProcessWatch | None = None
         self._member = Member(self, channel.consumer, channel.doorbell, Polling.of(settings.polling), peer.pid)
         self._handlers: tuple[OnRecord, ...] = ()
@@ -90,7 +98,7 @@ class Session:
         try:
             if pidfd is not None:
                 self._watch = ProcessWatch(self._loop, pidfd, self._on_exit)
-            self._loop.add_reader(self._sock.fileno(), self._on_socket)
+            self.memory.control.start()
             self._poller.add(self._member)
         except BaseException:  # the system refuses to watch one more fd
             self.close("it could not be started")
@@ -101,9 +109,13 @@ class Session:
     def on_records(self) -> None:
         """Takes the records that came, at most the drain budget. Never raises."""
         channel = self.channel
+        if not self._peer_is_gone:  # what it left came at once, and its blocks do not come home any more
+            self._borrowed.begin_dispatch(self._chunks)
         try:
             channel.dispatch(self._budget, self._handlers, self._pending)
-            if channel.outbox:
+            if channel.releaser.corrupt:  # found when a buffer died, where nothing can be raised
+                raise ProtocolError("the peer's position in the release ring is impossible")
+            if channel.outbox or channel.on_home is not None:
                 channel.flush()
                 if self.incoming is not None:
                     self.incoming.look_idle()
@@ -131,7 +143,7 @@ class Session:
         """The same handler, for records whose payload is in a block."""
 
         def handle(flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
-            payload = self.channel.open_block(payload)
+            payload = self._borrowed.open_block(payload)
             handler(flags & ~envelope.IN_BLOCK, method, call_id, deadline_ns, payload)
 
         return handle
@@ -161,18 +173,8 @@ class Session:
 
     # ---- signs of the end ----
 
-    def _on_socket(self) -> None:
-        try:
-            chunk = self._sock.recv(4096)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.lose(f"the connection to {self.peer} failed: {error}")
-            return
-        if chunk:
-            self.cut(ProtocolError("the peer sent bytes on the control socket after the handshake"))
-        else:
-            self.lose(f"the peer {self.peer} closed the connection")
+    def _on_hang_up(self, what: str) -> None:
+        self.lose(f"the peer {self.peer} {what}")
 
     def _on_exit(self) -> None:
         self.lose(f"the peer {self.peer} died")
@@ -183,7 +185,8 @@ class Session:
         """The peer has gone: takes what it still said, then ends every call and gives everything back."""
         if self.ended:
             return
-        self.channel.peer_is_gone()
+        self._peer_is_gone = True
+        self._borrowed.begin_dispatch(1)
         if self.incoming is not None:
             self.incoming.peer_is_gone = True
         try:
@@ -211,18 +214,14 @@ class Session:
         self.ended = True
         _live.discard(self)
         self._poller.remove(self._member)
-        self._loop.remove_reader(self._sock.fileno())
         if self._watch is not None:
             self._watch.close()
         if self.outgoing is not None:
             end_outgoing(self.outgoing)
         if self.incoming is not None:
             self.incoming.orphan()
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)  # a forked child may hold a copy, which close alone would leave open
-        except OSError:
-            log.debug("the socket to %s was gone already", self.peer)
-        self._sock.close()
+        ended = self.outgoing.ended if self.outgoing is not None else None
+        self.memory.close(ended or ConnectionLost(f"the connection to {self.peer} ended"))
         self.channel.close()
         if self.incoming is not None:
             self.incoming.look_idle()
@@ -235,7 +234,7 @@ class Session:
             self.outgoing.forked = True
         if self._watch is not None:
             self._watch.forget()
-        self._sock.close()
+        self.memory.forget()
         self.channel.close()
 
 

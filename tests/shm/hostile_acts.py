@@ -124,7 +124,7 @@ ACTS: Final = [
     _act("a block before the slab", _block(-1, 1, 1), _OUTSIDE),
     _act("a block of a negative size", _block(0, 1, -1), _OUTSIDE),
     _act("a block of any size", _block(0, 1, 1 << 62), _OUTSIDE),
-    _act("a block anywhere", _block((1 << 64) - 1, 1, 1), _OUTSIDE),
+    _act("a block anywhere", _block((1 << 64) - 1, 1, 1), "refers to extent 4294967295, which it never attached"),
     _act("a block that cannot be named back", _block(0, -1, 1), "block 0 cannot be released"),
     _act("a release position that ran ahead", _release_head, "block 0 cannot be released"),
 ]

@@ -1,6 +1,7 @@
 """Two endpoints in one process: segments that map each other, and the ends of rings and channels on them."""
 
 import os
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -147,9 +148,9 @@ def taken(consumer: Consumer, budget: int = 1000) -> list[Record]:
 
 
 def received(channel: Channel, budget: int = 1000, pending: dict[int, Any] | None = None) -> list[Record]:
-    """What a channel has, blocks opened."""
+    """What a channel has, payloads as they lie in the ring."""
     records: list[Record] = []
-    channel.dispatch(budget, handlers_of(records.append, channel.open_block), pending or {})
+    channel.dispatch(budget, handlers_of(records.append), pending or {})
     return records
 
 
@@ -164,7 +165,7 @@ def set_word(owned: Segment, offset: int, value: int) -> None:
 
 
 def send(channel: Channel, call_id: int, payload: bytes = b"", kind: int = envelope.REQUEST) -> None:
-    """Sends one record with a payload."""
+    """Sends one record with a payload that fits inline."""
     channel.send(kind, 0, 0, call_id, 0, payload)
 
 
@@ -175,6 +176,11 @@ def fill(channel: Channel) -> int:
         call_id += 1
         send(channel, call_id, bytes(INLINE))
     return call_id - 1
+
+
+def rung(channel: Channel) -> bool:
+    """Whether the doorbell of a channel's owner rings."""
+    return bool(select.select([channel.doorbell.fd], [], [], 0)[0])
 
 
 def crowd(channel: Channel) -> None:

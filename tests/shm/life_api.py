@@ -33,7 +33,15 @@ class Life(Protocol):
     async def echo(self, payload: bytes) -> bytes: ...
 
     async def sized(self, nbytes: int) -> bytes:
-        """A result of that many bytes."""
+        """A result of that many bytes, which is a buffer."""
+        ...
+
+    async def repeat(self, text: str) -> str:
+        """The same text, which is no buffer, however long it is."""
+        ...
+
+    async def long(self, length: int) -> str:
+        """A text of that many characters."""
         ...
 
     async def note(self, number: int) -> int:
@@ -102,6 +110,12 @@ class Keeper(Life):
 
     async def sized(self, nbytes: int) -> bytes:
         return bytes(nbytes)
+
+    async def repeat(self, text: str) -> str:
+        return text
+
+    async def long(self, length: int) -> str:
+        return "x" * length
 
     async def note(self, number: int) -> int:
         self.began.append(number)

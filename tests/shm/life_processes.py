@@ -30,12 +30,14 @@ def inode(path: str) -> int:
         return 0
 
 
-def start_server(path: str, record: str = "", *options: str, user: int | None = None) -> subprocess.Popen[bytes]:
-    """``shmrpc serve life_api:Keeper`` at a path, listening. Its log is in the path with ``.log``."""
+def start_server(
+    path: str, record: str = "", *options: str, user: int | None = None, service: str = "life_api:Keeper"
+) -> subprocess.Popen[bytes]:
+    """``shmrpc serve`` with a service at a path, listening. Its log is in the path with ``.log``."""
     before = inode(path)
     environment = {**os.environ, "LIFE_RECORD": record, "PYTHONPATH": str(ROOT)}
     module = ["-m", "shmrpc"] if user is None else [STRANGER_SCRIPT, str(user), "shmrpc"]
-    command = [sys.executable, *module, "serve", "life_api:Keeper", "--at", path, *options]
+    command = [sys.executable, *module, "serve", service, "--at", path, *options]
     with open(f"{path}.log", "ab") as log:
         process = subprocess.Popen(command, cwd=HERE, env=environment, stderr=log)
     try:
@@ -58,9 +60,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def serving(path: str, record: str = "", *options: str, user: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def serving(
+    path: str, record: str = "", *options: str, user: int | None = None, service: str = "life_api:Keeper"
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server that is killed at the end, if it still runs."""
-    process = start_server(path, record, *options, user=user)
+    process = start_server(path, record, *options, user=user, service=service)
     try:
         yield process
     finally:

@@ -11,7 +11,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +24,9 @@ TAIL, HEAD, RELEASE_TAIL, RELEASE_HEAD, DOORBELL_EPOCH, ROOM_EPOCH = range(0x100
 RING: Final = 0x2000
 GRANULE: Final = 1024
 PAD, REQUEST, REPLY, FAILURE, CANCEL, GOAWAY = range(6)
-IN_BLOCK, HAS_METADATA = 1, 2
+IN_BLOCK, HAS_METADATA, HAS_BUFFERS = 1, 2, 8
+PEER_OWNED: Final = 1 << 63
+INLINE: Final = b"\xff\xff\xff\xff"
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | 0x10  # 0x10: F_SEAL_FUTURE_WRITE
 
 
@@ -89,6 +91,29 @@ class Record(NamedTuple):
     call_id: int
     deadline_ns: int
     payload: bytes
+
+
+class Reference(NamedTuple):
+    """One reference to a buffer, as it stands in a table."""
+
+    block: int
+    lease: int
+    offset: int
+    nbytes: int
+
+
+def table_of(references: Sequence[tuple[int, int, int, int]], body: bytes = b"", count: int | None = None) -> bytes:
+    """A payload with buffers: the table of references, then the body."""
+    head = struct.pack("<II", len(references) if count is None else count, 0)
+    return head + b"".join(struct.pack("<QQQQ", *reference) for reference in references) + body
+
+
+def references_of(payload: bytes) -> tuple[list[Reference], bytes]:
+    """The references at the beginning of a payload, and the body behind them."""
+    count, zero = struct.unpack_from("<II", payload)
+    assert zero == 0
+    end = 8 + 32 * count
+    return [Reference(*fields) for fields in struct.iter_unpack("<QQQQ", payload[8:end])], payload[end:]
 
 
 class RawChannel:
@@ -179,6 +204,19 @@ class RawChannel:
             return Record(kind, flags, method, call_id, deadline_ns, payload)
         return None
 
+    def give_back(self, record: Record) -> None:
+        """Releases whatever a record lends, in the order in which it was lent."""
+        payload = record.payload
+        block = None
+        if record.flags & IN_BLOCK:
+            block, payload = self.open_block(record)
+        if record.flags & HAS_BUFFERS:
+            for reference in references_of(payload)[0]:
+                if not reference.block & PEER_OWNED:
+                    self.release(reference.block, reference.lease)
+        if block is not None:
+            self.release(*block)
+
     async def receive(self, *, commit: bool = True) -> Record:
         """Waits for the next record."""
         records: list[Record] = []
@@ -222,6 +260,7 @@ class Half:
             "doorbell": doorbell,
             "geometry": geometry._asdict(),
             "max_message": 1 << 30,
+            "max_extent_bytes": 1 << 30,
         }
 
     def close(self) -> None:

@@ -1,12 +1,15 @@
 """How long a member looks for work before it sleeps: the setting, and the window that adapts."""
 
+import asyncio
 import os
 
 import pytest
-from joined import two_channels
+from joined import handlers_of, two_channels
+from life_waiting import until
 
 from shmrpc.shm import poller
-from shmrpc.shm.poller import CPU_CHECK_NS, PENALTY, SOON_NS, WINDOW_NS, Member, Polling, Setting
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.poller import CPU_CHECK_NS, PENALTY, SOON_NS, WINDOW_NS, Member, Poller, Polling, Setting
 
 NOW = 10**12
 
@@ -208,3 +211,48 @@ def test_the_processors_are_asked_for_now_and_then_only(monkeypatch: pytest.Monk
     assert not asked
     looking.woken(NOW + CPU_CHECK_NS + 1)
     assert asked == [0, os.getpid()]
+
+
+# From when the window counts
+
+
+class Clock:
+    """Stands still until somebody works."""
+
+    def __init__(self) -> None:
+        self.now_ns = NOW
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class Slow(Nobody):
+    """An owner whose work takes longer than it is looked for."""
+
+    def __init__(self, channel: Channel, clock: Clock) -> None:
+        self.worked = 0
+        self._channel = channel
+        self._clock = clock
+
+    def on_records(self) -> None:
+        self._channel.dispatch(64, handlers_of(lambda record: None), {})
+        self._clock.now_ns += 10 * WINDOW_NS
+        self.worked += 1
+
+
+async def test_the_window_counts_from_the_end_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(poller, "monotonic_ns", clock)
+    with two_channels() as (near, far):
+        owner = Slow(near, clock)
+        looking = Member(owner, near.consumer, near.doorbell, Polling(WINDOW_NS, adaptive=False), os.getpid())
+        made = Poller(asyncio.get_running_loop())
+        made.add(looking)
+        far.send(1, 0, 0, 1, 0, b"")
+        await until(lambda: owner.worked == 1, "the work to be done")
+        for _ in range(10):
+            await asyncio.sleep(0)
+            assert looking.awake
+        clock.now_ns += WINDOW_NS
+        await until(lambda: not looking.awake, "it to fall asleep")
+        made.remove(looking)

@@ -124,7 +124,7 @@ async def test_a_result_that_cannot_be_encoded_fails_its_call_with_the_reason_in
             f"{caught.value.correlation_id}"
         )
         assert caught.value.correlation_id in caplog.text
-        assert "Encoding objects of type object is unsupported" in caplog.text
+        assert "object is unsupported" in caplog.text
         assert await life.add(1) == 2
 
 
@@ -138,9 +138,9 @@ async def exceeds(call: Awaitable[object], text: str) -> None:
 
 
 LIMIT = "message is {} KiB, the limit is 64 KiB (max_message)"
-WHOLE_SLAB = (
-    "message is {} KiB, the largest that this version can carry is the base slab, 360 KiB; extents for larger ones come "
-    "with a later version"
+ALL_MEMORY = (
+    "message is {} KiB, the memory of this connection may have 360 KiB "
+    "(max_extent_bytes, the smaller one of both sides)"
 )
 
 
@@ -150,17 +150,22 @@ async def test_a_message_over_the_limit_of_either_side_is_refused_by_its_sender(
     ours, theirs = limits if server_limits else reversed(limits)
     keeper = Keeper()
     async with shmrpc.Server(keeper, at=path, **theirs), shmrpc.connect(Life, path, **ours) as life:
-        await exceeds(life.echo(bytes(65 * KIB - 6)), LIMIT.format(65))
-        await exceeds(life.sized(65 * KIB - 5), LIMIT.format(65))
-        assert len(await life.echo(bytes(63 * KIB))) == 63 * KIB
-        assert len(await life.sized(63 * KIB)) == 63 * KIB
+        await exceeds(life.echo(bytes(65 * KIB - 9)), LIMIT.format(65))
+        await exceeds(life.sized(65 * KIB - 8), LIMIT.format(65))
+        await exceeds(life.repeat("x" * (65 * KIB - 6)), LIMIT.format(65))
+        await exceeds(life.long(65 * KIB - 5), LIMIT.format(65))
+        for length in (7 * KIB, 63 * KIB):
+            assert len(await life.echo(bytes(length))) == len(await life.sized(length)) == length
+            assert len(await life.repeat("x" * length)) == len(await life.long(length)) == length
 
 
 async def test_the_limit_counts_the_encoded_message_to_the_byte(path: str) -> None:
     async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path, max_message=100_000) as life:
-        assert len(await life.sized(100_000 - 5)) == 100_000 - 5  # five bytes say that it is so many bytes
-        with pytest.raises(shmrpc.ResourceExhausted, match="max_message"):
-            await life.sized(100_000 - 4)
+        assert len(await life.long(100_000 - 5)) == 100_000 - 5  # five bytes say that it is so many characters
+        assert len(await life.sized(100_000 - 8)) == 100_000 - 8  # and eight that there is a buffer
+        for call in (life.long(100_000 - 4), life.sized(100_000 - 7)):
+            with pytest.raises(shmrpc.ResourceExhausted, match="max_message"):
+                await call
 
 
 async def test_a_limit_below_the_inline_limit_holds_too(path: str) -> None:
@@ -181,11 +186,27 @@ async def test_the_smallest_limit_lets_the_longest_refusal_through(path: str) ->
     async with shmrpc.Server(Wordy(), at=path, max_message=KIB, geometry=small), RawClient(path) as peer:
         channel = await peer.shake_hands()
         channel.send(REQUEST, _pack({}), call_id=1)
+        code, message, maybe_executed = await failure_of(channel, 1)
+        assert (code, maybe_executed) == (Code.INVALID_ARGUMENT, False)
+        assert message.startswith("Wordy.tell: parameter 'what': Object missing requ")
+        assert len(message) <= 64
+        channel.send(REQUEST, _pack({"ü" * 700: 1}), call_id=2)
+        assert (await channel.receive()).kind == REPLY
+
+
+@pytest.mark.parametrize("inline_limit", range(500, 509))
+async def test_a_long_refusal_is_cut_between_two_characters(path: str, inline_limit: int) -> None:
+    class Wordy:
+        async def tell(self, what: dict[str, int]) -> None: ...
+
+    Wordy.tell.__annotations__["what"] = msgspec.defstruct("What", [("ü漢𠀀" * 300, int)])
+    geometry = Geometry(inline_limit=inline_limit)
+    async with shmrpc.Server(Wordy(), at=path, geometry=geometry), RawClient(path) as peer:
+        channel = await peer.shake_hands()
+        channel.send(REQUEST, _pack({}), call_id=1)
         record = await channel.receive()
-        code, message = msgspec.msgpack.decode(channel.open_block(record)[1])[:2]
-        assert code == Code.INVALID_ARGUMENT
-        assert message.startswith("Wordy.tell: parameter 'what': Object missing required field `üüü")
-        assert len(message) <= KIB // 4
+        assert inline_limit - 8 <= len(record.payload) <= inline_limit
+        assert msgspec.msgpack.decode(record.payload)[1].rstrip("ü漢𠀀").endswith("required field `")
 
 
 def test_a_limit_that_no_error_would_fit_in_is_refused() -> None:
@@ -193,12 +214,27 @@ def test_a_limit_that_no_error_would_fit_in_is_refused() -> None:
         shmrpc.Server(Keeper(), at="x", max_message=1023)
 
 
-async def test_a_message_over_the_base_slab_is_refused_by_its_sender(path: str) -> None:
-    async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life:
-        await exceeds(life.echo(bytes(361 * KIB - 6)), WHOLE_SLAB.format(361))
-        await exceeds(life.sized(361 * KIB - 5), WHOLE_SLAB.format(361))
+@pytest.mark.parametrize("server_limits", [True, False])
+async def test_without_extents_a_message_over_the_base_slab_is_refused_by_its_sender(
+    path: str, server_limits: bool
+) -> None:
+    limits: list[dict[str, Any]] = [{}, {"max_extent_bytes": 0}]
+    ours, theirs = limits if server_limits else reversed(limits)
+    async with shmrpc.Server(Keeper(), at=path, **theirs), shmrpc.connect(Life, path, **ours) as life:
+        await exceeds(life.echo(bytes(361 * KIB - 9)), ALL_MEMORY.format(361))
+        await exceeds(life.sized(361 * KIB - 8), ALL_MEMORY.format(361))
+        await exceeds(life.repeat("x" * (361 * KIB - 6)), ALL_MEMORY.format(361))
+        await exceeds(life.long(361 * KIB - 5), ALL_MEMORY.format(361))
         for _ in range(3):
-            assert len(await life.echo(bytes(SLAB - 6))) == SLAB - 6
+            assert len(await life.echo(bytes(SLAB - 9))) == SLAB - 9
+            assert len(await life.repeat("x" * (SLAB - 6))) == SLAB - 6
+
+
+async def test_with_extents_a_message_may_be_larger_than_the_base_slab(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life:
+        for length in (SLAB, 5 << 20):
+            assert len(await life.echo(bytes(length))) == len(await life.sized(length)) == length
+            assert len(await life.repeat("x" * length)) == len(await life.long(length)) == length
 
 
 async def test_the_base_slab_is_a_setting(path: str) -> None:
@@ -218,8 +254,10 @@ async def test_a_refused_request_was_not_executed_and_a_refused_reply_was(path: 
 
 
 async def test_a_request_that_was_refused_for_its_size_takes_no_credit(path: str) -> None:
-    async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path, max_in_flight=2) as life:
+    small: dict[str, Any] = {"max_in_flight": 2, "max_message": 64 * KIB}
+    async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path, **small) as life:
         for _ in range(5):
-            with pytest.raises(shmrpc.ResourceExhausted):
-                await life.echo(bytes(SLAB))
+            for call in (life.echo(bytes(64 * KIB)), life.repeat("x" * (64 * KIB))):
+                with pytest.raises(shmrpc.ResourceExhausted):
+                    await call
         assert await life.add(1) == 2

@@ -39,10 +39,10 @@ class Queue(Keeper):
 
 
 @asynccontextmanager
-async def queue(path: str, ours: int, theirs: int) -> AsyncIterator[tuple[Queue, Life]]:
+async def queue(path: str, ours: int, theirs: int, **settings: Any) -> AsyncIterator[tuple[Queue, Life]]:
     service = Queue()
     async with (
-        shmrpc.Server(service, at=path, max_in_flight=theirs),
+        shmrpc.Server(service, at=path, max_in_flight=theirs, **settings),
         shmrpc.connect(Life, path, max_in_flight=ours) as life,
     ):
         yield service, life
@@ -120,7 +120,7 @@ async def test_who_gives_up_waiting_leaves_the_credit_to_the_next(path: str) -> 
 
 
 async def test_a_call_that_cannot_be_sent_leaves_its_credit_to_the_next(path: str) -> None:
-    async with queue(path, 1, 1024) as (service, life):
+    async with queue(path, 1, 1024, max_extent_bytes=0) as (service, life):
         first = asyncio.ensure_future(life.hold(0))
         await service.has_begun(1)
         calls = [asyncio.ensure_future(call) for call in (life.echo(bytes(400 * KIB)), life.add(1))]
@@ -217,31 +217,47 @@ async def test_large_payloads_wait_for_room_and_arrive_as_they_were_sent(path: s
 
 
 async def test_the_slab_is_whole_again_after_much_use(path: str) -> None:
-    async with shmrpc.Server(Keeper(), at=path) as server, shmrpc.connect(Life, path) as life:
+    async with (
+        shmrpc.Server(Keeper(), at=path, max_extent_bytes=0) as server,
+        shmrpc.connect(Life, path) as life,
+    ):
         (session,) = server._listener.sessions
         for seed in range(3):
             payloads = payloads_of(seed, 20)
             assert await asyncio.gather(*map(life.echo, payloads)) == payloads
             for nbytes in (8 * KIB, 300 * KIB, 359 * KIB):  # the last one only fits when all else has come home
                 assert len(await life.sized(nbytes)) == len(await life.echo(bytes(nbytes))) == nbytes
-        assert session.channel.slab.lent_blocks <= 1  # the last reply's, which is collected when room is needed
+                assert len(await life.long(nbytes)) == len(await life.repeat("x" * nbytes)) == nbytes
+        await until(lambda: shmrpc.leases(life) == shmrpc.leases(server) == [], "all blocks to come home")
+        assert session.channel.arena.base.free_bytes == 360 * KIB
+        assert not session.channel.arena.extents
 
 
-async def test_small_calls_pass_while_large_replies_wait_for_a_client_that_holds_its_blocks(path: str) -> None:
-    """What waits for room keeps its place, and other connections do not wait with it."""
-    async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life, RawClient(path) as peer:
+@pytest.mark.parametrize("large", ["sized", "long"])
+async def test_small_calls_pass_while_large_replies_wait_for_a_client_that_holds_its_blocks(
+    path: str, large: str
+) -> None:
+    """What waits for memory holds up nothing that needs none, on this connection or on others."""
+    async with (
+        shmrpc.Server(Keeper(), at=path, max_extent_bytes=0),
+        shmrpc.connect(Life, path) as life,
+        RawClient(path) as peer,
+    ):
         channel = await peer.shake_hands()
-        for call_id in (1, 2):
-            channel.request(call_id, METHODS.index("sized"), 300 * KIB)
-        channel.request(3, METHODS.index("add"), 1)
-        record = await channel.receive()
-        assert record.call_id == 1
-        await until(lambda: channel.far_word(ROOM_EPOCH) % 2, "the server to wait for room")
+        for call_id in (1, 2, 3):
+            channel.request(call_id, METHODS.index(large), 300 * KIB)
+        channel.request(4, METHODS.index("add"), 1)
+        first, small = await channel.receive(), await channel.receive()
+        assert (first.call_id, small.call_id) == (1, 4)
+        await until(lambda: channel.far_word(ROOM_EPOCH) % 2, "the server to wait for memory")
         assert await life.add(1) == 2
         assert len(await life.sized(300 * KIB)) == 300 * KIB
         assert channel.take() is None
-        channel.release(*channel.open_block(record)[0])
-        assert [(await channel.receive()).call_id for _ in range(2)] == [2, 3]
+        channel.give_back(first)
+        second = await channel.receive()
+        assert second.call_id == 2
+        channel.give_back(second)
+        assert (await channel.receive()).call_id == 3
 
 
 @pytest.mark.parametrize("small", [Geometry(ring_bytes=4096, release_entries=8, slab_bytes=8 * KIB, inline_limit=256)])

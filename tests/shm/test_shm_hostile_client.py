@@ -1,6 +1,5 @@
 """A server whose client lies in shared memory: that one connection is cut, and nobody else notices."""
 
-import asyncio
 import struct
 from collections.abc import Callable
 
@@ -21,13 +20,15 @@ from raw_peer import (
     REPLY,
     REQUEST,
     RING,
+    ROOM_EPOCH,
     Geometry,
     RawChannel,
     RawClient,
     hung_up,
 )
 
-ADD, ECHO, SIZED, HOLD = (METHODS.index(name) for name in ("add", "echo", "sized", "hold"))
+ADD, ECHO, SIZED, LONG, HOLD = (METHODS.index(name) for name in ("add", "echo", "sized", "long", "hold"))
+LARGE = 300 * 1024
 
 
 def cuts(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -115,7 +116,7 @@ async def test_a_read_position_that_is_impossible_is_found_when_the_ring_is_full
         channel = await well_begun(peer)
         for call_id in range(2, 40):
             channel.request(call_id, SIZED, 8000)
-        await until(lambda: channel.far_word(0x1280) % 2, "the server to wait for room")
+        await until(lambda: channel.far_word(ROOM_EPOCH) % 2, "the server to wait for room")
         first = channel.far_word(0x1000) if head > 0 else channel.head
         channel.set_word(HEAD, first + head)
         channel.ring()
@@ -124,23 +125,18 @@ async def test_a_read_position_that_is_impossible_is_found_when_the_ring_is_full
 
 async def _lent(channel: RawChannel) -> tuple[int, int]:
     """A reply in a block, which is not released."""
-    channel.request(2, SIZED, 300 * 1024)
+    channel.request(2, LONG, LARGE)
     block, contents = channel.open_block(await channel.receive())
-    assert msgspec.msgpack.decode(contents) == bytes(300 * 1024)
+    assert msgspec.msgpack.decode(contents) == "x" * LARGE
     return block
 
 
-async def _wants_room(channel: RawChannel) -> None:
-    channel.request(3, SIZED, 300 * 1024)
-    await asyncio.sleep(0)
-
-
 async def test_a_block_that_is_never_released_holds_only_its_own_client_up(path: str) -> None:
-    async with bystander(path), RawClient(path) as peer:
+    async with bystander(path, max_extent_bytes=0), RawClient(path) as peer:
         channel = await well_begun(peer)
         block = await _lent(channel)
-        await _wants_room(channel)
-        await until(lambda: channel.far_word(0x1280) % 2, "the server to wait for room")
+        channel.request(3, LONG, LARGE)
+        await until(lambda: channel.far_word(ROOM_EPOCH) % 2, "the server to wait for memory")
         assert channel.take() is None
         channel.release(*block)
         assert (await channel.receive()).call_id == 3
@@ -149,13 +145,23 @@ async def test_a_block_that_is_never_released_holds_only_its_own_client_up(path:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda number, generation: [(number + 1, generation)], "was released, but it is not out"),
-        (lambda number, generation: [(number, generation + 1)], "was released, but it is out as generation"),
-        (lambda number, generation: [(number, generation)] * 2, "was released, but it is not out"),
-        (lambda number, generation: [(1 << 63, 1 << 63)], "was released, but it is not out"),
-        (lambda number, generation: [(1 << 20, generation)], "was released, but it is not out"),
+        (lambda number, lease: [(number + 1, lease)], "block 1 was released under lease 1, which is on block 0"),
+        (lambda number, lease: [(number, lease + 1)], "block 0 was released under lease 2, which is not out"),
+        (lambda number, lease: [(number, 0)], "block 0 was released under lease 0, which is not out"),
+        (lambda number, lease: [(number, lease)] * 2, "block 0 was released under lease 1, which is not out"),
+        (lambda number, lease: [(1 << 63, 1 << 63)], "under lease 9223372036854775808, which is not out"),
+        (lambda number, lease: [(1 << 20, lease)], "block 1048576 was released under lease 1, which is on block 0"),
+        (lambda number, lease: [(1 << 63 | number, lease)], "under lease 1, which is on block 0"),
     ],
-    ids=["another block", "another lease", "twice", "anything", "a block behind the slab"],
+    ids=[
+        "another block",
+        "another lease",
+        "no lease",
+        "twice",
+        "anything",
+        "a block behind the slab",
+        "a block of its own",
+    ],
 )
 async def test_a_forged_release_cuts_the_connection(
     path: str,
@@ -163,11 +169,11 @@ async def test_a_forged_release_cuts_the_connection(
     why: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with bystander(path), RawClient(path) as peer:
+    async with bystander(path, max_extent_bytes=0), RawClient(path) as peer:
         channel = await well_begun(peer)
         for release in change(*await _lent(channel)):
             channel.release(*release)
-        channel.request(3, SIZED, 300 * 1024)
+        channel.request(3, LONG, LARGE)
         await must_be_cut(peer, caplog, why)
 
 
@@ -179,7 +185,7 @@ async def test_a_release_position_that_jumps_cuts_the_connection(
         channel = await well_begun(peer)
         await _lent(channel)
         channel.set_word(RELEASE_TAIL, tail)
-        channel.request(3, SIZED, 300 * 1024)
+        channel.request(3, LONG, LARGE)
         await must_be_cut(peer, caplog, "the peer's write position went back, is unaligned or ran over")
 
 

@@ -31,7 +31,7 @@ from raw_peer import (
 
 import shmrpc
 
-LARGE = bytes(300 * 1024)
+LARGE = "x" * (300 * 1024)
 
 
 class Play:
@@ -206,9 +206,9 @@ async def test_a_read_position_that_is_impossible_is_found_by_the_call_that_fill
 @pytest.mark.parametrize(
     ("forge", "why"),
     [
-        (lambda channel: channel.release(5, 1), "block 5, generation 1 was released, but it is not out"),
-        (lambda channel: channel.release(0, 9), "block 0, generation 9 was released, but it is out as generation 1"),
-        (lambda channel: channel.release(1 << 63, 1 << 63), "was released, but it is not out"),
+        (lambda channel: channel.release(5, 1), "block 5 was released under lease 1, which is on block 0"),
+        (lambda channel: channel.release(0, 9), "block 0 was released under lease 9, which is not out"),
+        (lambda channel: channel.release(1 << 63, 1 << 63), "was released under lease"),
         (lambda channel: channel.set_word(RELEASE_TAIL, 5000), "the peer's write position went back"),
     ],
     ids=["another block", "another lease", "anything", "too many"],
@@ -217,10 +217,10 @@ async def test_a_forged_release_cuts_the_connection_when_the_client_needs_room(
     path: str, forge: Callable[[RawChannel], None], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with played(path) as play:
-        call, _ = await play.call(play.life.echo(LARGE))
+        call, _ = await play.call(play.life.repeat(LARGE))
         forge(play.channel)
         with pytest.raises((shmrpc.ProtocolError, shmrpc.Unavailable)):
-            await play.life.echo(LARGE)
+            await play.life.repeat(LARGE)
         await play.must_lose(call, why)
         (text,) = cuts(caplog)
         assert why in text
@@ -279,7 +279,7 @@ async def test_a_reply_in_a_block_comes_home_when_it_was_read(path: str) -> None
         channel = play.channel
         payload = msgspec.msgpack.encode(LARGE)
         for generation in (1, 2):
-            call, call_id = await play.call(play.life.sized(len(LARGE)))
+            call, call_id = await play.call(play.life.long(len(LARGE)))
             channel.own[channel.geometry.slab_offset : channel.geometry.slab_offset + len(payload)] = payload
             channel.send(REPLY, msgspec.msgpack.encode((0, generation, len(payload))), call_id=call_id, flags=IN_BLOCK)
             assert await call == LARGE

@@ -80,8 +80,22 @@ async def test_a_uid_that_changes_does_not_move_what_the_process_was_charged() -
         for uid in (1000, 1001):
             assert quota.charge(loop, Peer(os.getpid(), uid, uid), left, 1 << 20) is None
         assert (quota._bytes[1000], quota._bytes[1001]) == (1 << 20, 1 << 20)
-        quota.refund(Peer(os.getpid(), 1000, 1000), 1 << 20)
+        quota.refund(Peer(os.getpid(), 1000, 1000), left, 1 << 20)
         assert (quota._bytes[1000], quota._bytes[1001]) == (0, 1 << 20)
+    quota.shut()
+
+
+async def test_what_a_process_of_another_pid_namespace_is_charged_can_be_refunded() -> None:
+    loop = asyncio.get_running_loop()
+    quota = Quota(own_uid=999, settings=Settings())
+    left, right = socket.socketpair()
+    with left, right:
+        unseen = Peer(0, 1000, 1000)
+        for _ in range(3):
+            assert quota.charge(loop, unseen, left, 1 << 20) is None
+        assert len(quota._by_process) == 1  # one connection, one fd that watches
+        quota.refund(unseen, left, 3 << 20)
+        assert quota._bytes[1000] == 0
     quota.shut()
 
 

@@ -1,4 +1,4 @@
-"""The slab's allocator: blocks never overlap, neighbours coalesce, and only a true release ends a lease."""
+"""The slab's allocator: blocks never overlap, the low end is used first, and neighbours coalesce."""
 
 import pytest
 from hypothesis import given
@@ -6,128 +6,108 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shmrpc.shm.layout import GRANULE
-from shmrpc.shm.slab import Block, ForgedRelease, Slab
+from shmrpc.shm.slab import Slab
 
 GRANULES = 16
 
 
-def lend(slab: Slab, granules: int) -> Block:
-    block = slab.lend(granules * GRANULE)
-    assert block is not None
-    return block
+def take(slab: Slab, granules: int) -> int:
+    first = slab.take(granules * GRANULE)
+    assert first is not None
+    return first
 
 
-class Lending(RuleBasedStateMachine):
+class Taking(RuleBasedStateMachine):
     """A slab against the plainest model of one: a list that says which granule belongs to which block."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slab = Slab(GRANULES * GRANULE)
-        self.owners: list[Block | None] = [None] * GRANULES
-        self.ended: list[Block] = []
+        self.owners: list[int | None] = [None] * GRANULES
 
-    def lent(self) -> list[Block]:
-        return sorted({block for block in self.owners if block is not None})
+    def taken(self) -> list[int]:
+        return sorted({first for first in self.owners if first is not None})
 
-    def free_extents(self) -> list[tuple[int, int]]:
-        extents: list[tuple[int, int]] = []
+    def free_runs(self) -> list[tuple[int, int]]:
+        runs: list[tuple[int, int]] = []
         for number, owner in enumerate(self.owners):
             if owner is None:
-                if extents and sum(extents[-1]) == number:
-                    extents[-1] = (extents[-1][0], extents[-1][1] + 1)
+                if runs and sum(runs[-1]) == number:
+                    runs[-1] = (runs[-1][0], runs[-1][1] + 1)
                 else:
-                    extents.append((number, 1))
-        return extents
+                    runs.append((number, 1))
+        return runs
 
     @rule(nbytes=st.integers(0, (GRANULES + 1) * GRANULE))
-    def lend(self, nbytes: int) -> None:
-        """The lowest free extent that is large enough is used, and nothing else."""
+    def take(self, nbytes: int) -> None:
+        """The lowest free run that is large enough is used, and nothing else."""
         need = max(1, -(-nbytes // GRANULE))
-        lowest = next((first for first, length in self.free_extents() if length >= need), None)
-        block = self.slab.lend(nbytes)
-        if lowest is None:
-            assert block is None
-            return
-        assert block is not None
-        assert (block.number, block.nbytes, block.offset) == (lowest, nbytes, lowest * GRANULE)
-        assert block not in self.ended
-        for number in range(lowest, lowest + need):
-            assert self.owners[number] is None
-            self.owners[number] = block
+        lowest = next((first for first, length in self.free_runs() if length >= need), None)
+        assert self.slab.take(nbytes) == lowest
+        if lowest is not None:
+            assert self.owners[lowest : lowest + need] == [None] * need
+            self.owners[lowest : lowest + need] = [lowest] * need
 
-    @precondition(lambda self: self.slab.lent_blocks)
+    @precondition(lambda self: self.taken())
     @rule(choice=st.randoms(use_true_random=False))
-    def take_back(self, choice: object) -> None:
-        """A true release frees exactly its block."""
-        block = choice.choice(self.lent())  # type: ignore[attr-defined]
-        self.slab.take_back(block.number, block.generation)
-        self.owners = [None if owner == block else owner for owner in self.owners]
-        self.ended.append(block)
+    def give_back(self, choice: object) -> None:
+        """Exactly the block that is given back becomes free."""
+        first = choice.choice(self.taken())  # type: ignore[attr-defined]
+        self.slab.give_back(first)
+        self.owners = [None if owner == first else owner for owner in self.owners]
 
-    @rule(number=st.integers(-2, GRANULES + 2), generation=st.integers(-1, 5))
-    def forge(self, number: int, generation: int) -> None:
-        """Any other pair of numbers frees nothing."""
-        if any((block.number, block.generation) == (number, generation) for block in self.lent()):
-            return
-        with pytest.raises(ForgedRelease):
-            self.slab.take_back(number, generation)
-
-    @precondition(lambda self: self.ended)
-    @rule(choice=st.randoms(use_true_random=False))
-    def release_again(self, choice: object) -> None:
-        """A release that came home already is stale, whoever has the granule now."""
-        block = choice.choice(self.ended)  # type: ignore[attr-defined]
-        with pytest.raises(ForgedRelease):
-            self.slab.take_back(block.number, block.generation)
+    @rule(number=st.integers(-2, GRANULES + 2))
+    def give_back_none(self, number: int) -> None:
+        """Where no block begins, nothing can be given back."""
+        if number not in self.taken():
+            with pytest.raises(KeyError):
+                self.slab.give_back(number)
 
     @invariant()
     def figures_agree(self) -> None:
         """What the slab says of itself is true."""
-        assert self.slab.lent_blocks == len(self.lent())
-        assert self.slab.lent_bytes == sum(owner is not None for owner in self.owners) * GRANULE
+        assert self.slab.taken_bytes == sum(owner is not None for owner in self.owners) * GRANULE
+        assert self.slab.empty == (not self.taken())
 
 
-TestLending = Lending.TestCase
+TestTaking = Taking.TestCase
 
 
-def test_the_block_freed_last_at_the_low_end_is_used_first() -> None:
+def test_the_low_end_is_used_first_whatever_was_freed_last() -> None:
     slab = Slab(GRANULES * GRANULE)
-    blocks = [lend(slab, 2) for _ in range(4)]
-    slab.take_back(blocks[2].number, blocks[2].generation)
-    slab.take_back(blocks[0].number, blocks[0].generation)
-    assert lend(slab, 1).number == blocks[0].number
-    assert lend(slab, 2).number == blocks[2].number
+    firsts = [take(slab, 2) for _ in range(4)]
+    slab.give_back(firsts[0])
+    slab.give_back(firsts[2])
+    assert take(slab, 1) == firsts[0]
+    assert take(slab, 2) == firsts[2]
 
 
 @given(st.permutations(range(8)))
-def test_whatever_the_order_of_releases_the_slab_is_whole_again(order: list[int]) -> None:
+def test_whatever_the_order_the_slab_is_whole_again(order: list[int]) -> None:
     slab = Slab(8 * GRANULE)
-    blocks = [lend(slab, 1) for _ in range(8)]
-    assert slab.lend(1) is None
+    firsts = [take(slab, 1) for _ in range(8)]
+    assert slab.take(1) is None
     for number in order:
-        slab.take_back(blocks[number].number, blocks[number].generation)
-    assert lend(slab, 8).number == 0
+        slab.give_back(firsts[number])
+    assert slab.empty
+    assert take(slab, 8) == 0
 
 
-def test_a_block_of_the_whole_slab_can_be_lent_and_no_larger_one() -> None:
+def test_a_block_of_the_whole_slab_can_be_taken_and_no_larger_one() -> None:
     slab = Slab(8 * GRANULE)
     assert slab.capacity == 8 * GRANULE
-    assert slab.lend(slab.capacity + 1) is None
-    assert lend(slab, 8) == Block(0, 1, 8 * GRANULE)
-    assert slab.lend(0) is None
+    assert slab.take(slab.capacity + 1) is None
+    assert take(slab, 8) == 0
+    assert slab.take(0) is None
 
 
-def test_a_release_that_is_refused_says_why() -> None:
-    slab = Slab(8 * GRANULE)
-    block = lend(slab, 1)
-    with pytest.raises(ForgedRelease, match="block 0, generation 7 was released, but it is out as generation 1"):
-        slab.take_back(0, 7)
-    slab.take_back(block.number, block.generation)
-    with pytest.raises(ForgedRelease, match="block 0, generation 1 was released, but it is not out"):
-        slab.take_back(0, 1)
+def test_a_slab_that_is_no_multiple_of_a_granule_leaves_the_rest_unused() -> None:
+    slab = Slab(3 * GRANULE - 1)
+    assert slab.capacity == 2 * GRANULE
+    assert slab.take(2 * GRANULE + 1) is None
 
 
 def test_a_slab_says_how_full_it_is() -> None:
     slab = Slab(8 * GRANULE)
-    lend(slab, 3)
-    assert repr(slab) == "<Slab 3072 of 8192 bytes lent in 1 blocks>"
+    take(slab, 3)
+    assert repr(slab) == "<Slab 3072 of 8192 bytes taken in 1 blocks>"

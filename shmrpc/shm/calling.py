@@ -1,0 +1,231 @@
+"""How a stub's method makes its call over a link: the hot path, the slow one, and the rule for repeating.
+
+A call that the server certainly did not take is made again over the next connection; one that it may have executed is not,
+unless its method is idempotent.
+"""
+
+import asyncio
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from shmrpc.buffers import Packed
+from shmrpc.context import CallOptions, running
+from shmrpc.contract import Method
+from shmrpc.errors import ConnectionLost, InvalidArgument, RpcError, Unavailable, Unimplemented
+from shmrpc.shm import envelope
+from shmrpc.shm.borrowing import Parcel
+from shmrpc.shm.outgoing import Answer, OutgoingCalls
+from shmrpc.transport import StubMethod
+
+MAX_REPEATS: Final = 2
+"""How often an idempotent call that may have been executed is made again: it may be what kills the server."""
+
+
+class Connected(Protocol):
+    """What calls need of a link."""
+
+    calls: OutgoingCalls | None
+    """Of the session that takes new calls; None while there is none."""
+    closed: bool
+    narrow: dict[str, tuple[int, int]]
+    """Methods of which the server knows fewer parameters: its number and how many."""
+
+    @property
+    def path(self) -> str:
+        """The server's, for error texts."""
+        ...
+
+    async def ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
+        """The live session's calls, waiting for a connection if there is none."""
+        ...
+
+
+class Calling:
+    """Makes the calls of one link."""
+
+    def __init__(self, link: Connected) -> None:
+        self._link = link
+
+    def bind(self, method: Method, options: CallOptions) -> StubMethod:
+        """The coroutine function of one stub method: see `Transport.bind`."""
+        buffered = method.buffered_arguments or method.buffered_result
+        bind = self._bind_buffered if buffered else self._bind_plain
+        call: StubMethod = bind(method, options)
+        call.__name__ = method.name
+        call.__qualname__ = method.full_name
+        return call
+
+    def _bind_plain(self, method: Method, options: CallOptions) -> Any:
+        link = self._link
+        encode = method.encode
+        decode = method.decode_result
+        full_name, required, arity = method.full_name, method.required, method.arity
+        by_position = method.plain
+        always_slow = bool(options.metadata) or method.oneway
+        timeless = not options.timeout_ns
+        running_call = running.get
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs or not by_position or not required <= len(args) <= arity:
+                args = method.bind(args, kwargs)
+            try:
+                payload = encode(args)
+            except Exception:  # whatever it is: encode_arguments says which parameter
+                payload = method.encode_arguments(args)
+            deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
+            calls = link.calls
+            answer: Any
+            if (
+                calls is None
+                or always_slow
+                or len(calls.pending) >= calls.max_in_flight
+                or calls.waiters
+                or full_name not in calls.numbers
+                or len(payload) > calls.inline_limit
+            ):
+                answer = await self._call_slowly(method, options, len(args), deadline_ns, Packed(payload, []))
+            else:
+                pending = calls.start(method, calls.numbers[full_name], 0, deadline_ns, payload)
+                try:
+                    answer = await pending
+                except asyncio.CancelledError:
+                    calls.abandon(pending)
+                    raise
+            if answer.__class__ is not bytes:  # quicker than isinstance, and this is the hot path
+                answer = await self._after_error(answer, method, options, len(args), deadline_ns, Packed(payload, []))
+            try:
+                return decode(answer)
+            except Exception:  # whatever it is: read_result says what does not fit
+                return method.read_result(answer)
+
+        return call
+
+    def _bind_buffered(self, method: Method, options: CallOptions) -> Any:
+        """The same for a method whose arguments or result can hold buffers."""
+        link = self._link
+        pack, unpack = method.pack_arguments, method.unpack_result
+        full_name, required, arity = method.full_name, method.required, method.arity
+        by_position = method.plain
+        always_slow = bool(options.metadata) or method.oneway
+        timeless = not options.timeout_ns
+        running_call = running.get
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs or not by_position or not required <= len(args) <= arity:
+                args = method.bind(args, kwargs)
+            packed = pack(args)
+            deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
+            calls = link.calls
+            pending = None
+            if not (
+                calls is None
+                or always_slow
+                or len(calls.pending) >= calls.max_in_flight
+                or calls.waiters
+                or full_name not in calls.numbers
+            ):
+                pending = calls.try_begin(method, calls.numbers[full_name], 0, deadline_ns, packed)
+            answer: Any
+            if pending is None or calls is None:
+                answer = await self._call_slowly(method, options, len(args), deadline_ns, packed)
+            else:
+                try:
+                    answer = await pending
+                except asyncio.CancelledError:
+                    calls.abandon(pending)
+                    raise
+            if answer.__class__ is bytes:
+                return unpack(answer, ())
+            if answer.__class__ is not Parcel:
+                try:
+                    answer = await self._after_error(answer, method, options, len(args), deadline_ns, packed)
+                except BaseException:
+                    answer = pending = (
+                        None  # else the error, its traceback and this frame keep each other, and the arguments
+                    )
+                    raise
+                if answer.__class__ is bytes:
+                    return unpack(answer, ())
+            return unpack(answer.payload, answer.views)
+
+        return call
+
+    async def _after_error(
+        self,
+        error: Answer,
+        method: Method,
+        options: CallOptions,
+        given: int,
+        deadline_ns: int,
+        packed: Packed,
+    ) -> bytes | Parcel:
+        """Makes the call again if that is safe; else raises."""
+        lost: RpcError | None = None
+        try:
+            maybe_executed = False  # by this attempt or by one before
+            repeats = 0
+            while isinstance(error, RpcError):
+                if isinstance(error, Unavailable):
+                    maybe_executed = error.maybe_executed = error.maybe_executed or maybe_executed
+                if not isinstance(error, ConnectionLost) or self._link.closed:
+                    raise error
+                if maybe_executed:
+                    repeats += 1
+                    if not method.policy.idempotent or repeats > MAX_REPEATS:
+                        raise error
+                lost = error
+                try:
+                    error = await self._call_slowly(method, options, given, deadline_ns, packed)
+                except Unavailable as later:
+                    raise lost from later  # how it was lost says more than that there is nothing to try again with
+            return error
+        finally:
+            del error, lost  # else they, their tracebacks and this frame keep each other, and the arguments
+
+    async def _call_slowly(
+        self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed
+    ) -> Answer:
+        """One attempt at a call that needs more than a record: a connection, credit, metadata."""
+        flags = 0
+        if options.metadata:
+            flags = envelope.HAS_METADATA
+            packed = Packed(envelope.with_metadata(options.metadata, packed.payload), packed.pieces)
+        while True:
+            calls = await self._link.ready(method, deadline_ns)
+            number = self._number(calls, method, given)
+            if calls.congested:
+                await calls.wait_for_credit(method, deadline_ns)
+                if calls is not self._link.calls or len(calls.pending) >= calls.max_in_flight:
+                    continue
+            try:
+                pending = calls.try_begin(method, number, flags, deadline_ns, packed)
+                if pending is None:
+                    pending = await calls.begin(method, number, flags, deadline_ns, packed)
+            except ConnectionLost as lost:  # while it waited for memory
+                return lost
+            if pending is not None:
+                break
+        if method.oneway:
+            pending.set_result(_NIL)  # nobody waits for it, but the peer owes its end, and it counts as in flight
+            return _NIL
+        return await calls.finish(pending)
+
+    def _number(self, calls: OutgoingCalls, method: Method, given: int) -> int:
+        number = calls.numbers.get(method.full_name)
+        if number is not None:
+            return number
+        if (narrow := self._link.narrow.get(method.full_name)) is None:
+            raise Unimplemented(
+                f"the server at {self._link.path} has no method {method.full_name}; it is older than this client"
+            )
+        number, arity = narrow
+        if given > arity:
+            raise InvalidArgument(
+                f"{method.full_name}: {given} arguments were given, the server at {self._link.path} takes {arity}; it is "
+                "older than this client, leave the last ones out"
+            )
+        return number
+
+
+_NIL: Final = msgspec.msgpack.encode(None)

@@ -1,0 +1,447 @@
+"""What this side of a connection sends out of band: pieces go into blocks of its arena, and leases on them to the peer.
+
+Owns where each piece of a message goes: an array that was born in the arena, or came from the peer, by reference; all else
+by one copy. Owns the waiting for memory: until some comes home, or until the deadline, and then it says who holds how much
+of it. Extents are made by `extents`.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+from typing import Final, NamedTuple
+
+from shmrpc.buffers import Buffer, Packed, Piece
+from shmrpc.context import Lease, Peer, remaining_seconds
+from shmrpc.errors import ProtocolError, ResourceExhausted, Unavailable
+from shmrpc.shm import envelope
+from shmrpc.shm.arena import Block, Region
+from shmrpc.shm.borrowing import PEER_OWNED, Borrowed, Returned, own_view
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.extents import Extents
+from shmrpc.shm.layout import GRANULE
+from shmrpc.shm.ring import View, address_of, pack_references
+
+log: Final = logging.getLogger("shmrpc")
+
+_REFERENCE_BYTES: Final = 32
+_TABLE_BYTES: Final = 8
+
+
+class Placed(NamedTuple):
+    """A payload that is ready to be sent, and what it lends."""
+
+    payload: bytes
+    flags: int
+    leases: Sequence[int]
+    keep: Sequence[View]
+    """Views of the peer's memory that goes back by reference: they live until the record is published."""
+
+
+_placed: Final[Callable[..., Placed]] = tuple.__new__  # half the price of the class's own constructor
+
+
+class Shortage(NamedTuple):
+    """Why a payload cannot be sent yet. Neither: too many leases are out."""
+
+    nbytes: int = 0
+    """No block of this size is free."""
+    region: Region | None = None
+    """An array lies in an extent that the peer does not have yet."""
+    held: Sequence["Place | Returned"] = ()
+    """Where the pieces before it were placed; to be given up."""
+
+
+class Place(NamedTuple):
+    """Where one piece lies in this side's arena."""
+
+    block: Block
+    offset: int
+    fresh: bool
+    """Whether the block was taken for it, and it must be copied there."""
+
+
+class Lender:
+    """The memory that one side of a connection sends from."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        borrowed: Borrowed,
+        extents: Extents,
+        peer: Peer,
+        warning_ns: int,
+        on_broken: Callable[[ProtocolError], None],
+    ) -> None:
+        self._loop = loop
+        self._channel = channel
+        self._arena = channel.arena
+        self._borrowed = borrowed
+        self._extents = extents
+        self._peer = peer
+        self._warning_ns = warning_ns
+        self._on_broken = on_broken
+        self._record_room = channel.inline_limit - _TABLE_BYTES - _REFERENCE_BYTES
+        """The longest payload beside one reference that fits in a record, bytes."""
+        self._thread = threading.get_ident()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._warned: set[int] = set()
+        self._ended: Unavailable | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lender {self._arena!r}, {len(self._waiters)} waiting>"
+
+    # ---- placing what is sent ----
+
+    def try_place(self, packed: Packed, method: str) -> Placed | Shortage:
+        """Puts a payload and its pieces where the peer can read them, if that is possible now.
+
+        Raises:
+            ResourceExhausted: it is larger than a message, or all memory of the connection, may be.
+            ProtocolError: a release of the peer is forged.
+        """
+        payload, pieces = packed
+        if len(pieces) == 1 and len(payload) <= self._record_room:
+            (piece,) = pieces
+            if (placed := self._refer(payload, piece, method)) is not None:
+                return placed
+        outcome = self._try_place(packed, method)
+        if isinstance(outcome, Shortage):
+            self._give_up(outcome.held)
+        return outcome
+
+    def _refer(self, payload: bytes, piece: Piece, method: str) -> Placed | None:
+        """The quick way for the case that all this is made for: one array that was born here, and little else."""
+        arena = self._arena
+        where = address_of(piece.exporter)
+        if where is None or not where[2] or (found := arena.find(where[0], piece.nbytes)) is None:
+            return None
+        if len(payload) + piece.nbytes > self._channel.max_message:
+            return None
+        block, offset = found
+        if not block.region.attached or len(arena.loans) >= arena.most_leases or self._timer is None:
+            return None
+        lease = arena.lend(block, offset, piece.nbytes, method)
+        payload = pack_references([(block.number, lease, offset, piece.nbytes)], payload)
+        return _placed(Placed, (payload, envelope.HAS_BUFFERS, (lease,), ()))
+
+    def _try_place(self, packed: Packed, method: str) -> Placed | Shortage:
+        payload, pieces = packed
+        sizes = [piece.nbytes for piece in pieces]
+        whole = len(payload) + (_TABLE_BYTES + _REFERENCE_BYTES * len(pieces) if pieces else 0)
+        in_block = whole > self._channel.inline_limit
+        self._check_size(method, len(payload) + sum(sizes), len(pieces) + in_block)
+        if not self._may_lend(len(pieces) + in_block):
+            return Shortage()
+        places: list[Place | Returned] = []
+        for piece in pieces:
+            place = self._find(piece) or self._take(piece.nbytes)
+            if isinstance(place, Shortage):
+                return place._replace(held=places)
+            places.append(place)
+        envelope_place = self._take(whole) if in_block else None
+        if isinstance(envelope_place, Shortage):
+            return envelope_place._replace(held=places)
+        try:
+            for piece, place in zip(pieces, places, strict=True):
+                if isinstance(place, Place) and place.fresh:
+                    piece.copy_into(place.block.memory(piece.nbytes))
+        except BaseException:
+            self._give_up([*places, *filter(None, (envelope_place,))])
+            raise
+        return self._lend(payload, sizes, places, envelope_place, method)
+
+    def _give_up(self, places: Sequence[Place | Returned]) -> None:
+        for place in places:
+            if isinstance(place, Place) and place.fresh:
+                self._arena.give_back(place.block)
+
+    def _lend(
+        self,
+        payload: bytes,
+        sizes: list[int],
+        places: list[Place | Returned],
+        envelope_place: Place | None,
+        method: str,
+    ) -> Placed:
+        arena = self._arena
+        leases: list[int] = []
+        keep: list[View] = []
+        flags = 0
+        if places:
+            flags = envelope.HAS_BUFFERS
+            references = []
+            for nbytes, place in zip(sizes, places, strict=True):
+                if isinstance(place, Place):
+                    leases.append(arena.lend(place.block, place.offset, nbytes, method))
+                    references.append((place.block.number, leases[-1], place.offset, nbytes))
+                else:
+                    keep.append(place.view)
+                    number = place.view.block | PEER_OWNED
+                    references.append((number, place.view.generation, place.offset, nbytes))
+            payload = pack_references(references, payload)
+        if envelope_place is not None:
+            flags |= envelope.IN_BLOCK
+            block = envelope_place.block
+            block.memory(len(payload))[:] = payload
+            leases.append(arena.lend(block, 0, len(payload), method))
+            payload = envelope.encode_reference(envelope.BlockReference(block.number, leases[-1], len(payload)))
+        if leases and self._timer is None:
+            self._schedule()
+        return Placed(payload, flags, leases, keep)
+
+    def _check_size(self, method: str, nbytes: int, blocks: int) -> None:
+        most = max(self._extents.limit, self._arena.base.nbytes)
+        if nbytes > self._channel.max_message:
+            limit = size_text(self._channel.max_message)
+            raise ResourceExhausted(f"message is {size_text(nbytes)}, the limit is {limit} (max_message)")
+        if nbytes > most:
+            raise ResourceExhausted(
+                f"message is {size_text(nbytes)}, the memory of this connection may have {size_text(most)} "
+                "(max_extent_bytes, the smaller one of both sides)"
+            )
+        if blocks > self._arena.most_leases:
+            raise ResourceExhausted(
+                f"message has {blocks} buffers, the limit is {self._arena.most_leases} (release_entries)"
+            )
+
+    def _may_lend(self, count: int) -> bool:
+        if len(self._arena.loans) + count > self._arena.most_leases:
+            self._channel.collect()
+        return len(self._arena.loans) + count <= self._arena.most_leases
+
+    def _find(self, piece: Piece) -> Place | Returned | Shortage | None:
+        """Where a piece lies that needs no copy; None for other memory."""
+        if piece.exporter is None or (where := address_of(piece.exporter)) is None or not where[2]:
+            return None
+        if (found := self._arena.find(where[0], piece.nbytes)) is None:
+            return self._borrowed.find(where[0], piece.exporter)
+        block, offset = found
+        return Place(block, offset, fresh=False) if block.region.attached else Shortage(region=block.region)
+
+    def _take(self, nbytes: int) -> Place | Shortage:
+        self._channel.collect()  # first, so that the block that is warmest is used again, and not the next one
+        block = self._arena.take(nbytes, attached=True)
+        return Place(block, 0, fresh=True) if block is not None else Shortage(nbytes)
+
+    def undo(self, placed: Placed) -> None:
+        """Takes back what was placed and then not sent."""
+        for lease in placed.leases:
+            self._arena.end_lease(lease)
+
+    # ---- waiting for memory ----
+
+    async def place(self, packed: Packed, method: str, deadline_ns: int) -> Placed:
+        """`try_place`, waiting for memory where that helps.
+
+        Raises:
+            ResourceExhausted: it is too large, the system has no memory, or none came home before the deadline; the text
+                says who holds it.
+            Unavailable: the connection ended.
+        """
+        try:
+            async with asyncio.timeout(remaining_seconds(deadline_ns) if deadline_ns else None):
+                while True:
+                    if self._ended is not None:
+                        raise type(self._ended)(str(self._ended))
+                    outcome = self._try_place(packed, method)
+                    if isinstance(outcome, Placed):
+                        return outcome
+                    await self._relieve(outcome, packed)
+        except TimeoutError:
+            nbytes = len(packed.payload) + sum(piece.nbytes for piece in packed.pieces)
+            raise ResourceExhausted(
+                f"{method} was not sent: no room for {size_text(nbytes)} before the deadline; {self.usage_text()}"
+            ) from None
+
+    async def _relieve(self, shortage: Shortage, packed: Packed) -> None:
+        region = shortage.region
+        try:
+            if region is None and shortage.nbytes:
+                region = self._extents.promise(shortage.nbytes)  # while what it already has cannot be detached for it
+        finally:
+            self._give_up(shortage.held)
+        if region is None and shortage.held:
+            region = self._extents.promise(self._fresh_bytes(packed))  # one for all of it
+        if region is not None:
+            if self._timer is None:
+                self._schedule()
+            await self._extents.wait_attached(region)
+        else:
+            await self._wait_home()
+
+    def _fresh_bytes(self, packed: Packed) -> int:
+        """The size of all blocks that a message needs, beside those that it refers to."""
+        sizes = [piece.nbytes for piece in packed.pieces if self._find(piece) is None]
+        whole = len(packed.payload) + _TABLE_BYTES + _REFERENCE_BYTES * len(packed.pieces)
+        sizes.append(whole if whole > self._channel.inline_limit else 0)
+        return sum(-(-nbytes // GRANULE) * GRANULE for nbytes in sizes)
+
+    async def _wait_home(self) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._channel.on_home = self.look_again
+        self._arena.on_drop = self._on_drop
+        self._flush()  # arms, and looks once more
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def look_again(self) -> None:
+        """There may be memory: all that wait look again, in their order."""
+        self._arena.on_drop = None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _on_drop(self) -> None:
+        """An array died, on any thread, while somebody waits."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._flush)
+
+    def _flush(self) -> None:
+        if self._ended is None:
+            try:
+                self._channel.flush()
+            except ProtocolError as error:
+                self._on_broken(error)
+
+    # ---- memory for arrays that are born in it ----
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory in a block of its own, which is free again when nobody sees it and no lease is out.
+
+        When there is no room now, or the connection has ended, it is ordinary memory: sending that waits for room, and
+        copies. May be called in other threads too, while the event loop runs.
+
+        Raises:
+            ResourceExhausted: it is larger than anything that can be sent.
+        """
+        if threading.get_ident() == self._thread:
+            return self._allocate(nbytes)
+        answer: concurrent.futures.Future[Buffer] = concurrent.futures.Future()
+
+        def allocate() -> None:
+            try:
+                answer.set_result(self._allocate(nbytes))
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(allocate)
+        return answer.result()
+
+    def _allocate(self, nbytes: int) -> Buffer:
+        if self._ended is not None:
+            return bytearray(nbytes)
+        self._check_size("shmrpc.empty", nbytes, 1)
+        try:
+            place = self._take(nbytes)
+        except ProtocolError as error:
+            self._on_broken(error)
+            return bytearray(nbytes)
+        block = place.block if isinstance(place, Place) else self._arena.take(nbytes, attached=False)
+        if block is None and (region := self._extents.try_grow(nbytes)) is not None:
+            block = self._arena.take_in(region, nbytes)
+        if block is None:
+            return bytearray(nbytes)
+        if self._timer is None:
+            self._schedule()
+        return own_view(self._arena, block, 0, nbytes, writable=True)
+
+    # ---- who holds what ----
+
+    def leases(self) -> list[Lease]:
+        """What is out now, by method; the largest first."""
+        if self._ended is None:
+            try:
+                self._channel.collect()
+            except ProtocolError as error:
+                self._on_broken(error)
+        now_ns = monotonic_ns()
+        return [
+            Lease(
+                usage.method,
+                self._peer if usage.method else None,
+                usage.blocks,
+                usage.nbytes,
+                (now_ns - usage.since_ns) / 1e9,
+            )
+            for usage in self._arena.usage()
+        ]
+
+    def usage_text(self) -> str:
+        """Who holds how much since when, for an error's text."""
+        holders = [
+            f"extents have {size_text(self._arena.extent_bytes)} of {size_text(self._extents.limit)} (max_extent_bytes), "
+            f"{len(self._arena.loans)} of {self._arena.most_leases} leases are out (release_entries)"
+        ]
+        for lease in self.leases():
+            amount = f"{size_text(lease.nbytes)} in {lease.blocks} block{'s' * (lease.blocks != 1)}"
+            if lease.holder is not None:
+                holders.append(f"{lease.holder} holds {amount} of {lease.method}, the oldest for {lease.age:.1f} s")
+            else:
+                holders.append(f"this process holds {amount} in arrays of its own, the oldest for {lease.age:.1f} s")
+        return "; ".join(holders)
+
+    def _schedule(self) -> None:
+        now_ns = monotonic_ns()
+        due = self._extents.next_idle_ns(now_ns)
+        due += [
+            loan.since_ns + self._warning_ns for lease, loan in self._arena.loans.items() if lease not in self._warned
+        ]
+        if due and self._ended is None:
+            # What begins to be idle or to be lent meanwhile must not wait for what is due much later.
+            wait_ns = min(min(due) - now_ns, self._warning_ns, self._extents.idle_ns)
+            self._timer = self._loop.call_later(max(0.01, wait_ns / 1e9), self._tidy)
+
+    def _tidy(self) -> None:
+        """Detaches what was idle for long, and says who holds something for long."""
+        self._timer = None
+        try:
+            self._channel.collect()
+        except ProtocolError as error:
+            self._on_broken(error)
+            return
+        now_ns = monotonic_ns()
+        self._extents.detach_idle(now_ns)
+        self._warned &= self._arena.loans.keys()
+        for lease, loan in self._arena.loans.items():
+            if now_ns - loan.since_ns >= self._warning_ns and lease not in self._warned:
+                self._warned.add(lease)
+                age = (now_ns - loan.since_ns) / 1e9
+                log.warning(
+                    "%s has held %s of %s for %.1f s (lease_warning)",
+                    self._peer,
+                    size_text(loan.nbytes),
+                    loan.method,
+                    age,
+                )
+        self._schedule()
+
+    def close(self, why: Unavailable) -> None:
+        """Ends all waiting. Idempotent."""
+        if self._ended is not None:
+            return
+        self._ended = why
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.look_again()
+
+    def forget(self, why: Unavailable) -> None:
+        """In a forked child: the blocks are the parent's."""
+        self._ended = why
+        self._arena.on_drop = None
+
+
+def size_text(nbytes: int) -> str:
+    """A size for people."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.4g} {unit}"
+    return f"{nbytes} bytes"
