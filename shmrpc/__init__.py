@@ -1,7 +1,8 @@
 """Asyncio RPC between Python processes of one host, through shared memory."""
 
+from shmrpc.buffers import Buffer
 from shmrpc.client import connect, options, peer
-from shmrpc.context import Call, Metadata, Peer, current_call
+from shmrpc.context import Call, Lease, Metadata, Peer, current_call
 from shmrpc.contract import method, oneway
 from shmrpc.dispatch import service
 from shmrpc.errors import (
@@ -29,11 +30,13 @@ from shmrpc.errors import (
 )
 from shmrpc.local import local
 from shmrpc.server import Server, serve
+from shmrpc.sharing import buffer, empty, leases
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BadAddress",
+    "Buffer",
     "Call",
     "Cancelled",
     "Closed",
@@ -47,6 +50,7 @@ __all__ = [
     "HandshakeError",
     "Internal",
     "InvalidArgument",
+    "Lease",
     "Metadata",
     "Peer",
     "PermissionDenied",
@@ -59,8 +63,11 @@ __all__ = [
     "UnsupportedPlatform",
     "WrongLoop",
     "__version__",
+    "buffer",
     "connect",
     "current_call",
+    "empty",
+    "leases",
     "local",
     "method",
     "oneway",

@@ -106,7 +106,7 @@ def options(stub: T, *, timeout: float | None = None, metadata: Mapping[str, str
     Raises:
         TypeError: this is no stub.
     """
-    contract, transport, current = _open(stub)
+    contract, transport, current = open_stub(stub)
     return cast(T, Stub(contract, transport, current.merged(timeout, metadata)))
 
 
@@ -116,10 +116,15 @@ def peer(stub: object) -> Peer | None:
     Raises:
         TypeError: this is no stub.
     """
-    return _open(stub)[1].peer
+    return open_stub(stub)[1].peer
 
 
-def _open(stub: object) -> tuple[Contract, Transport, CallOptions]:
+def open_stub(stub: object) -> tuple[Contract, Transport, CallOptions]:
+    """What is behind a stub.
+
+    Raises:
+        TypeError: this is no stub.
+    """
     if not isinstance(stub, Stub):
         raise TypeError(f"expected a stub, what connect() or local() gives, not {type(stub).__name__}")
     return _behind[stub]

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from shmrpc.buffers import Buffer
+
 Metadata = Mapping[str, str | bytes]
 
 NO_DEADLINE: Final = 0
@@ -25,6 +27,19 @@ class Peer(NamedTuple):
 
     def __str__(self) -> str:
         return f"pid {self.pid} (uid {self.uid}, gid {self.gid})"
+
+
+class Lease(NamedTuple):
+    """Memory of one connection that is out because of one method: see `shmrpc.leases`."""
+
+    method: str
+    """The method's full name; empty: arrays that this process made with `empty` or `buffer` and still has."""
+    holder: Peer | None
+    """The process that has not released it; None: this one."""
+    blocks: int
+    nbytes: int
+    age: float
+    """How long the oldest of it is out, seconds."""
 
 
 class ServedCall(Protocol):
@@ -53,6 +68,10 @@ class ServedCall(Protocol):
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the result any more."""
+        ...
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory from which a result can be sent without a copy."""
         ...
 
 

@@ -8,14 +8,17 @@ import asyncio
 import contextvars
 import logging
 import os
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+from typing import Any, Final, NamedTuple, TypeVar, cast
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from shmrpc import contract as contracts
+from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.client import Connection
-from shmrpc.context import CallOptions, Metadata, Peer, remaining_seconds, running
+from shmrpc.context import CallOptions, Lease, Metadata, Peer, remaining_seconds, running
 from shmrpc.contract import Contract, Method
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, WrongLoop
@@ -32,23 +35,47 @@ GRACE_SECONDS: Final = 10.0
 _NIL: Final = msgspec.msgpack.encode(None)
 
 
+_CASTS: Final = frozenset("bBhHiIlLqQnNefd?c")
+"""Formats that a memoryview casts to bytes."""
+
+
+class Received(NamedTuple):
+    """A payload and its buffers, as the other side gets them."""
+
+    payload: bytes
+    views: Sequence[Buffer]
+
+
+class Memory(bytearray):
+    """What stands for shared memory: arrays that were born in it are passed without a copy, and others are copied to it."""
+
+    method = ""
+    since_ns = 0
+
+
 class LocalCall:
     """One call that is being served in this process."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, served: ServedMethod, deadline_ns: int, metadata: Metadata
+        self,
+        transport: "LocalTransport",
+        loop: asyncio.AbstractEventLoop,
+        served: ServedMethod,
+        deadline_ns: int,
+        metadata: Metadata,
     ) -> None:
+        self.allocate: Final = transport.allocate
         self.served: Final = served
         self.method_name: Final = served.full_name
         self.deadline_ns: Final = deadline_ns
         self.metadata: Final = metadata
         self.peer: Final = Peer(os.getpid(), os.getuid(), os.getgid())
         self.cancelled = False
-        self.answer: Final[asyncio.Future[bytes | RpcError]] = loop.create_future()
+        self.answer: Final[asyncio.Future[Received | RpcError]] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
-    def settle(self, answer: bytes | RpcError) -> None:
+    def settle(self, answer: Received | RpcError) -> None:
         """Ends the call, if nothing has yet."""
         if not self.answer.done():
             self.answer.set_result(answer)
@@ -73,6 +100,9 @@ class LocalTransport:
         self._context = contextvars.copy_context()
         self._running: dict[asyncio.Task[None], LocalCall] = {}
         self._closed = False
+        self._memory: WeakValueDictionary[int, Memory] = WeakValueDictionary()
+        """What is still seen by somebody, in the order of its making."""
+        self._made = 0
 
     def __repr__(self) -> str:
         return f"<LocalTransport {'closed' if self._closed else 'open'}, {len(self._running)} calls running>"
@@ -87,17 +117,62 @@ class LocalTransport:
         served = self._served[method.full_name]
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            payload = method.encode_arguments(method.bind(args, kwargs))
+            packed = method.pack_arguments(method.bind(args, kwargs))
             deadline_ns = options.deadline_ns()
             self._check(method)
-            answer = await self._run(served, deadline_ns, options.metadata, payload)
+            received = self._receive(packed, method.full_name)
+            del packed
+            answer = await self._run(served, deadline_ns, options.metadata, received)
             if isinstance(answer, RpcError):
                 raise answer
-            return method.read_result(answer)
+            return method.unpack_result(answer.payload, answer.views)
 
         call.__name__ = method.name
         call.__qualname__ = method.full_name
         return call
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory that is passed without a copy."""
+        if self._closed:
+            raise Closed("the stub is closed")
+        return self._make(nbytes, "")
+
+    def leases(self) -> list[Lease]:
+        """What is still seen of what was passed, by method."""
+        now_ns = monotonic_ns()
+        by_method: dict[str, list[Memory]] = {}
+        for memory in self._memory.values():
+            by_method.setdefault(memory.method, []).append(memory)
+        found = [
+            Lease(
+                method,
+                self.peer if method else None,
+                len(held),
+                sum(map(len, held)),
+                (now_ns - min(memory.since_ns for memory in held)) / 1e9,
+            )
+            for method, held in by_method.items()
+        ]
+        return sorted(found, key=lambda lease: -lease.nbytes)
+
+    def _make(self, nbytes: int, method: str) -> Memory:
+        memory = Memory(nbytes)
+        memory.method = method
+        memory.since_ns = monotonic_ns()
+        self._made += 1
+        self._memory[self._made] = memory
+        return memory
+
+    def _receive(self, packed: Packed, method: str) -> Received:
+        """What the other side gets: views of the same memory where it was born to be shared, else of a copy."""
+        views: list[Buffer] = []
+        for piece in packed.pieces:
+            if (born := _born_in(piece)) is None:
+                memory = self._make(piece.nbytes, method)
+                piece.copy_into(memoryview(memory))
+                born = memoryview(memory)
+            views.append(born.toreadonly())
+        return Received(packed.payload, views)
 
     def _check(self, method: Method) -> None:
         if self._closed or self._loop is None:
@@ -108,10 +183,10 @@ class LocalTransport:
             raise WrongLoop(f"{method.full_name} was called from another event loop than the one that connected")
 
     async def _run(
-        self, served: ServedMethod, deadline_ns: int, metadata: Metadata, payload: bytes
-    ) -> bytes | RpcError:
+        self, served: ServedMethod, deadline_ns: int, metadata: Metadata, received: Received
+    ) -> Received | RpcError:
         assert self._loop is not None
-        call = LocalCall(self._loop, served, deadline_ns, metadata)
+        call = LocalCall(self, self._loop, served, deadline_ns, metadata)
         if deadline_ns:
             late = DeadlineExceeded(f"{served.full_name} did not end before its deadline")
             if (seconds := remaining_seconds(deadline_ns)) > 0:
@@ -119,11 +194,11 @@ class LocalTransport:
             else:
                 call.settle(late)
         if not call.answer.done():
-            call.task = self._loop.create_task(self._serve(call, payload), context=self._context.copy())
+            call.task = self._loop.create_task(self._serve(call, received), context=self._context.copy())
             call.task.add_done_callback(self._on_end)
             self._running[call.task] = call
         if served.method.oneway:
-            return _NIL
+            return Received(_NIL, ())
         try:
             return await call.answer
         except asyncio.CancelledError:
@@ -138,14 +213,17 @@ class LocalTransport:
         if call.served.method.oneway and isinstance(error, RpcError) and not isinstance(error, Internal):
             log.warning("%s failed, and is one-way, so that nobody is told: %s", call.method_name, error)
 
-    async def _serve(self, call: LocalCall, payload: bytes) -> None:
+    async def _serve(self, call: LocalCall, received: Received) -> None:
         running.set(call)
         served = call.served
         what = "failed"
         try:
-            result = await served.invoke(*served.decode_arguments(payload))
+            arguments = served.decode_arguments(received.payload, received.views)
+            del received
+            result = await served.invoke(*arguments)
+            del arguments
             what = "its result cannot be encoded"
-            call.settle(served.encode(result))
+            call.settle(self._receive(served.method.pack_result(result), served.full_name))
         except asyncio.CancelledError:
             call.settle(Cancelled(f"{served.full_name} was cancelled"))
         except BaseException as error:  # a handler may raise anything; the caller gets what would have travelled
@@ -182,6 +260,19 @@ class LocalTransport:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=1.0)
+
+
+def _born_in(piece: Piece) -> memoryview | None:
+    """The piece's bytes where they lie, if that is memory of `allocate` or of a call before; None for all else."""
+    if piece.exporter is None:
+        return None
+    seen = memoryview(piece.exporter)  # type: ignore[arg-type]
+    owner: object = seen.obj
+    while owner is not None and not isinstance(owner, Memory):
+        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
+    if owner is None or not seen.c_contiguous or not isinstance(seen.format, str) or seen.format[-1] not in _CASTS:
+        return None
+    return seen.cast("B")
 
 
 def local(

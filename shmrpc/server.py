@@ -7,6 +7,7 @@ import warnings
 from typing import Any, Final
 
 from shmrpc import shm_gate
+from shmrpc.context import Lease
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import Closed
 
@@ -66,6 +67,10 @@ class Server:
     def connections(self) -> int:
         """How many clients are connected."""
         return len(self._listener.sessions) if self._listener is not None else 0
+
+    def leases(self) -> list[Lease]:
+        """What the clients hold of the server's memory: see `shmrpc.leases`."""
+        return self._listener.leases() if self._listener is not None else []
 
     async def __aenter__(self) -> "Server":
         """Enters the services and begins to listen."""

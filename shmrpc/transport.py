@@ -7,7 +7,8 @@ the process. Above this line nobody knows which.
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from shmrpc.context import CallOptions, Peer
+from shmrpc.buffers import Buffer
+from shmrpc.context import CallOptions, Lease, Peer
 from shmrpc.contract import Method
 
 StubMethod = Callable[..., Coroutine[Any, Any, Any]]
@@ -22,6 +23,14 @@ class Transport(Protocol):
         It ends in exactly one of: the result; a typed `RpcError`; `DeadlineExceeded`; `asyncio.CancelledError`, with the
         handler cancelled too; `Unavailable`.
         """
+        ...
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory from which an argument can be sent without a copy."""
+        ...
+
+    def leases(self) -> list[Lease]:
+        """What is out of this side's memory."""
         ...
 
     async def open(self) -> None:

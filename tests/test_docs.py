@@ -15,10 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+import numpy as np
 import pytest
 
 import shmrpc
-from shmrpc.shm import envelope, handshake, layout
+from shmrpc import buffers
+from shmrpc.arrays import anything
+from shmrpc.dtypes import MAX_AXES
+from shmrpc.shm import borrowing, control, envelope, handshake, layout
+from shmrpc.shm.arena import EXTENT_SHIFT
+from shmrpc.shm.ring import pack_references
 from shmrpc.shm.settings import MIN_MESSAGE, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -254,7 +261,7 @@ def test_the_specification_has_the_offsets_of_the_cursor_words() -> None:
 def test_the_specification_has_the_numbers_of_the_record_kinds_and_flags() -> None:
     kinds = {name: number for number, name in envelope.KIND_NAMES.items()}
     assert specified("PAD", *kinds) == {"PAD": layout.KIND_PAD, **kinds}
-    flags = ("IN_BLOCK", "HAS_METADATA", "AS_JSON")
+    flags = ("IN_BLOCK", "HAS_METADATA", "AS_JSON", "HAS_BUFFERS")
     assert specified(*flags) == {name: getattr(envelope, name) for name in flags}
 
 
@@ -276,3 +283,65 @@ def test_the_specification_has_the_limits_of_a_handshake_frame() -> None:
         "version": handshake.VERSION,
         "smallest max_message": MIN_MESSAGE,
     }
+
+
+def test_the_specification_has_the_sizes_of_a_table_of_references() -> None:
+    head = len(pack_references([], b""))
+    assert specified("table head", "reference", "PEER_OWNED") == {
+        "table head": head,
+        "reference": len(pack_references([(0, 0, 0, 0)], b"")) - head,
+        "PEER_OWNED": borrowing.PEER_OWNED,
+    }
+
+
+def test_the_specification_has_the_numbers_of_the_extension_that_stands_for_a_buffer() -> None:
+    assert specified("extension code", "inline index", "most axes") == {
+        "extension code": buffers.EXT_CODE,
+        "inline index": int.from_bytes(buffers.INLINE, "little"),
+        "most axes": MAX_AXES,
+    }
+
+
+def test_the_specification_has_the_limits_of_a_control_message() -> None:
+    assert specified("control frame limit", "last extent") == {
+        "control frame limit": control.FRAME_LIMIT,
+        "last extent": control.LAST_EXTENT,
+    }
+
+
+def test_the_specification_has_the_keys_of_every_control_message() -> None:
+    section = SPECIFICATION.partition("\n## Control messages\n")[2].partition("\n## ")[0]
+    tables = [re.findall(r"^\| (\w+) \|", table, flags=re.MULTILINE) for table in section.split("| key |")[1:]]
+    messages = (control.Attach, control.Detach)
+    assert tables == [["type", *message.__struct_fields__] for message in messages]
+    assert re.findall(r'^\| type \| `"(\w+)"` \|', section, flags=re.MULTILINE) == [
+        message.__struct_config__.tag for message in messages
+    ]
+
+
+def bytes_in_the_specification_after(sentence: str) -> bytes:
+    """Those of the next block, in hexadecimal."""
+    _, _, rest = SPECIFICATION.partition(sentence)
+    return bytes.fromhex(rest.split("```text\n", 1)[1].split("```", 1)[0])
+
+
+def test_the_table_of_references_in_the_specification_is_one() -> None:
+    extent, granule, lease = 1, 3, 7
+    table = pack_references([(extent << EXTENT_SHIFT | granule, lease, 0, 10_000)], b"")
+    assert bytes_in_the_specification_after("\nA table with one reference") == table
+
+
+def test_the_array_in_the_specification_is_one() -> None:
+    array = np.array([1, 2, 3], np.uint8)
+    encoded = msgspec.msgpack.encode(anything().pack(array, []))
+    assert bytes_in_the_specification_after("\nAn array of three bytes, 1, 2 and 3, inline") == encoded
+
+
+def test_the_pages_say_from_what_size_on_a_buffer_travels_in_shared_memory() -> None:
+    pages = {name_of(page): page.read_text() for page in PAGES}
+    said = {
+        name: set(re.findall(r"(?:more\s+than|[Uu]p\s+to|over)\s+(8\d{3})\s+bytes", text))
+        for name, text in pages.items()
+    }
+    assert {"docs/buffers.md", "docs/reference.md", "SECURITY.md"} <= {name for name in said if said[name]}
+    assert set().union(*said.values()) == {str(buffers.INLINE_BYTES)}
