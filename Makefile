@@ -21,6 +21,7 @@ $(VENV)/.installed-%: $(BIN)/python $(NATIVE)
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.code_search
+	$(BIN)/python -m examples.images
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

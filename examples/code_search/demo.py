@@ -4,12 +4,7 @@ Both are processes of their own. Whatever ends the demo, they end first, and lea
 """
 
 import argparse
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,23 +12,16 @@ from time import perf_counter
 import uvloop
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import shmrpc
 from examples.code_search import rival
 from examples.code_search.api import CodeSearch, Statistics
 from examples.code_search.check import Answers, Scan
-from examples.code_search.front import ignore_progress, index_files
+from examples.code_search.front import index_files
 from examples.code_search.load import IN_FLIGHT, Stopwatch, Timing, Workload, workloads
 from examples.code_search.sources import library_files
-
-ROOT = Path(__file__).resolve().parents[2]
-START_S = 10.0
-STOP_S = 15.0
-
-Stages = Callable[[str, int], Callable[[int], None]]
-"""Announces a stage of so many steps; what it returns hears of steps that are done."""
+from examples.harness import START_S, Stages, run_demo, running, stages
 
 
 @dataclass(frozen=True)
@@ -72,26 +60,6 @@ class Report:
     checked: int
     differences: list[str]
     comparisons: list[Comparison]
-
-
-@contextmanager
-def running(*module: str) -> Generator[None, None, None]:
-    """Run a Python module as a process of its own, and end it gracefully on the way out.
-
-    It has a session of its own too, so that a Ctrl-C reaches the demo alone, which then ends its workers.
-    """
-    process = subprocess.Popen([sys.executable, "-m", *module], cwd=ROOT, start_new_session=True)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except BaseException:  # too slow, or a second Ctrl-C
-            process.kill()
-            raise
-    if process.returncode != 0:
-        raise RuntimeError(f"{module[0]} ended with status {process.returncode} instead of 0")
 
 
 async def compare(address: Path, rival_address: Path, scale: Scale, stage: Stages) -> Report:
@@ -168,20 +136,8 @@ def show(report: Report, console: Console) -> None:
 
 def demonstrate(scale: Scale, console: Console) -> Report:
     """Start both workers, compare them, and stop them."""
-    columns = TextColumn("{task.description:<33}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with (
-        tempfile.TemporaryDirectory(prefix="code-search-") as directory,
-        Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress,
-    ):
+    with tempfile.TemporaryDirectory(prefix="code-search-") as directory, stages(console) as stage:
         address, rival_address = Path(directory, "search.sock"), Path(directory, "rival.sock")
-
-        def stage(name: str, steps: int) -> Callable[[int], None]:
-            if progress.disable:
-                console.print(f"{name} ...")
-                return ignore_progress
-            task = progress.add_task(name, total=steps)
-            return lambda done: progress.update(task, advance=done, refresh=True)
-
         with (
             running("shmrpc", "serve", "examples.code_search.worker:Worker", "--at", str(address)),
             running("examples.code_search.rival", str(rival_address)),
@@ -199,18 +155,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few files and few queries, for tests")
     parser.add_argument("--plain", action="store_true", help="neither colours nor a progress bar")
     arguments = parser.parse_args()
-    console = Console()
-    if arguments.plain or not console.is_terminal:
-        console = Console(force_terminal=False, no_color=True, width=120)
 
-    def terminate(*_: object) -> None:
-        sys.exit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
+    def demo(console: Console) -> int:
         report = demonstrate(QUICK if arguments.quick else FULL, console)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
-        return 128 + signal.SIGINT
-    show(report, console)
-    return 1 if report.differences else 0
+        show(report, console)
+        return 1 if report.differences else 0
+
+    return run_demo(demo, plain=arguments.plain)
