@@ -5,17 +5,23 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from benchmarks.accounting import watch_machine
+from benchmarks.arrays import entrants as array_entrants
+from benchmarks.arrays import figures as array_plans
+from benchmarks.arrays.bars import echo
+from benchmarks.arrays.figures import MIB, ArrayFigures, ArrayPlan
+from benchmarks.arrays.report import ArrayReport, report_of
 from benchmarks.bars import verdicts
 from benchmarks.entrants import ENTRANTS, Entrant, select
 from benchmarks.jobs import FULL, QUICK, Figures, Plan
 from benchmarks.machine import describe
-from benchmarks.orchestrator import ROOT, BenchmarkError, measure_entrant
+from benchmarks.orchestrator import ROOT, BenchmarkError, measure_arrays, measure_entrant, measure_footprint
 from benchmarks.placement import Placement, place
 from benchmarks.plot import draw
 from benchmarks.report import Report, text
@@ -24,6 +30,9 @@ from benchmarks.summary import p50, row, sustained
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 
+F = TypeVar("F")
+CallRounds = dict[str, list[Figures]]
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -31,6 +40,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure shmrpc and its rivals in one run. See benchmarks/README.md.",
         epilog=f"Entrants: {', '.join(entrant.name for entrant in ENTRANTS)}.",
+    )
+    parser.add_argument(
+        "--workload",
+        choices=("calls", "arrays", "all"),
+        default="all",
+        help="small calls, calls with arrays, or both (default)",
     )
     parser.add_argument("--only", metavar="NAME,...", help="measure these entrants; a prefix stands for all below it")
     parser.add_argument("--rounds", type=int, metavar="R", help="interleaved rounds (default 3, with --quick 1)")
@@ -59,6 +74,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.placement = place(options.pin)
     except ValueError as error:
         parser.error(str(error))
+    options.array_entrants = array_entrants.among(options.entrants) if options.workload != "calls" else []
+    if options.workload == "arrays":
+        options.entrants = []
+        if not options.array_entrants:
+            parser.error(f"with arrays there are {', '.join(one.name for one in array_entrants.ENTRANTS)}")
+        if options.svg:
+            parser.error("--svg draws small calls, --workload arrays leaves them out")
     return options
 
 
@@ -72,52 +94,77 @@ def with_crowds(entrants: Sequence[Entrant], connections: int) -> list[Entrant]:
     return result
 
 
-def require(entrants: Sequence[Entrant]) -> None:
+def require(modules: Iterable[str]) -> None:
     """Exit if something that is to be measured cannot be imported by a process such as will measure it."""
     reasons = {}
-    for family, module in {entrant.family: entrant.module for entrant in entrants}.items():
+    for module in modules:
         attempt = [sys.executable, "-c", f"import {module}"]
         outcome = subprocess.run(attempt, cwd=ROOT, capture_output=True, text=True, check=False)
         if outcome.returncode:
-            reasons[family] = outcome.stderr.strip().splitlines()[-1]
+            reasons[module] = outcome.stderr.strip().splitlines()[-1]
     if reasons:
-        for family, reason in reasons.items():
-            print(f"{family} cannot be measured: {reason}", file=sys.stderr)
-        sys.exit("install what is missing (the extra `bench` has the rivals), or choose others with --only")
+        for module, reason in reasons.items():
+            print(f"{module} cannot be measured: {reason}", file=sys.stderr)
+        sys.exit("install what is missing (the extra `bench` has it all), or choose others with --only or --workload")
 
 
-async def run_rounds(
-    entrants: Sequence[Entrant], rounds: int, plan: Plan, placement: Placement
-) -> dict[str, list[Figures]]:
+async def interleaved(
+    entrants: Sequence[Entrant], rounds: int, measure: Callable[[Entrant], Awaitable[F]], words: Callable[[F], str]
+) -> dict[str, list[F]]:
     """Measure every entrant in every round, forwards and backwards by turns, so that drift favours none."""
-    results: dict[str, list[Figures]] = {entrant.name: [] for entrant in entrants}
+    results: dict[str, list[F]] = {entrant.name: [] for entrant in entrants}
     for number in range(rounds):
         for entrant in entrants if number % 2 == 0 else reversed(entrants):
-            figures = await measure_entrant(entrant, plan, placement)
+            figures = await measure(entrant)
             results[entrant.name].append(figures)
-            found = f"{p50(figures):7.1f} us {sustained(figures) / 1e3:8.1f} k/s"
-            print(f"round {number + 1}/{rounds}  {entrant.name:32} {found}", file=sys.stderr, flush=True)
+            print(f"round {number + 1}/{rounds}  {entrant.name:32} {words(figures)}", file=sys.stderr, flush=True)
     return results
 
 
-async def until_terminated(
-    entrants: Sequence[Entrant], rounds: int, plan: Plan, placement: Placement
-) -> dict[str, list[Figures]]:
-    """The rounds, cancelled in good order by SIGTERM as by Ctrl-C."""
-    task = asyncio.ensure_future(run_rounds(entrants, rounds, plan, placement))
+async def run_calls(entrants: Sequence[Entrant], rounds: int, plan: Plan, placement: Placement) -> CallRounds:
+    """The rounds of small calls."""
+
+    def words(figures: Figures) -> str:
+        return f"{p50(figures):7.1f} us {sustained(figures) / 1e3:8.1f} k/s"
+
+    return await interleaved(entrants, rounds, lambda entrant: measure_entrant(entrant, plan, placement), words)
+
+
+async def run_arrays(
+    entrants: Sequence[Entrant], rounds: int, plan: ArrayPlan, placement: Placement
+) -> ArrayReport | None:
+    """The rounds of calls with arrays, then memory and copies of shmrpc; None with nobody to measure."""
+    if not entrants:
+        return None
+
+    def words(figures: ArrayFigures) -> str:
+        return f"{echo(figures.at(MIB)):7.1f} us to echo 1 MiB"
+
+    results = await interleaved(entrants, rounds, lambda entrant: measure_arrays(entrant, plan, placement), words)
+    subject = array_entrants.SUBJECT
+    footprint = await measure_footprint(subject, plan, placement) if subject in entrants else None
+    return report_of(plan, results, footprint, one_cpu=placement.one_cpu)
+
+
+async def run(options: argparse.Namespace, entrants: Sequence[Entrant]) -> tuple[CallRounds, ArrayReport | None]:
+    """Both parts, cancelled in good order by SIGTERM as by Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
+    plan, array_plan = (QUICK, array_plans.QUICK) if options.quick else (FULL, array_plans.FULL)
+    calls = await run_calls(entrants, options.rounds, plan, options.placement)
+    return calls, await run_arrays(options.array_entrants, options.rounds, array_plan, options.placement)
 
 
 def main() -> None:
     """Run, print, and write what was asked for."""
     options = parse()
     entrants = with_crowds(options.entrants, options.idle_connections)
-    require(entrants)
-    plan = QUICK if options.quick else FULL
+    modules = [one.module for one in entrants] + [array_entrants.module_of(one) for one in options.array_entrants]
+    require(dict.fromkeys(modules))
     machine, load = describe(), watch_machine()
     try:
-        rounds = asyncio.run(until_terminated(entrants, options.rounds, plan, options.placement))
+        rounds, arrays = asyncio.run(run(options, entrants))
     except BenchmarkError as error:
         sys.exit(f"benchmark failed: {error}")
     except KeyboardInterrupt:
@@ -129,10 +176,11 @@ def main() -> None:
         machine=machine,
         placement=placement,
         load=load(),
-        plan=plan,
+        plan=QUICK if options.quick else FULL,
         rows=[row(name, each) for name, each in rounds.items()],
         verdicts=verdicts(entrants, rounds, one_cpu=placement.one_cpu),
         rounds=rounds,
+        arrays=arrays,
     )
     print(text(report))
     if options.json:

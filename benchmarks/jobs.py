@@ -5,6 +5,7 @@ A job travels as JSON in the child's only argument; figures come back as one lin
 
 import msgspec
 
+from benchmarks.arrays.figures import ArrayPlan
 from benchmarks.entrants import Entrant
 
 
@@ -56,7 +57,42 @@ class Hold(msgspec.Struct, frozen=True, tag=True):
     connections: int
 
 
-Job = Serve | Drive | Hold
+class ServeArrays(msgspec.Struct, frozen=True, tag=True):
+    """Be the server of the array benchmark at `path`."""
+
+    entrant: Entrant
+    path: str
+    cpu: int | None
+
+
+class DriveArrays(msgspec.Struct, frozen=True, tag=True):
+    """Be the client that measures calls with arrays."""
+
+    entrant: Entrant
+    path: str
+    cpu: int | None
+    plan: ArrayPlan
+
+
+class ServeFootprint(msgspec.Struct, frozen=True, tag=True):
+    """Be the server whose memory and copies are looked at; the entrant is shmrpc."""
+
+    entrant: Entrant
+    path: str
+    cpu: int | None
+
+
+class DriveFootprint(msgspec.Struct, frozen=True, tag=True):
+    """Be the client that looks at memory and copies, its own and the server's."""
+
+    entrant: Entrant
+    path: str
+    cpu: int | None
+    server_pid: int
+    plan: ArrayPlan
+
+
+Job = Serve | Drive | Hold | ServeArrays | DriveArrays | ServeFootprint | DriveFootprint
 
 
 class Cpu(msgspec.Struct, frozen=True):

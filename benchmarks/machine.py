@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.placement import usable_cpus
 
-LIBRARIES = ("shmrpc", "msgspec", "uvloop", "grpcio", "pyzmq")
+LIBRARIES = ("shmrpc", "msgspec", "uvloop", "numpy", "grpcio", "pyzmq")
 
 
 class Machine(msgspec.Struct, frozen=True):

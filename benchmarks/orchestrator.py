@@ -13,14 +13,30 @@ import anyio
 import msgspec
 
 from benchmarks.accounting import cpu_ns, voluntary_switches
+from benchmarks.arrays.figures import ArrayFigures, ArrayPlan, Footprint
 from benchmarks.entrants import Entrant
-from benchmarks.jobs import Calls, Drive, Figures, Hold, Idle, Job, Plan, Serve
+from benchmarks.jobs import (
+    Calls,
+    Drive,
+    DriveArrays,
+    DriveFootprint,
+    Figures,
+    Hold,
+    Idle,
+    Job,
+    Plan,
+    Serve,
+    ServeArrays,
+    ServeFootprint,
+)
 from benchmarks.placement import Placement
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
 LOOK_S = 0.01
+ARRAYS_LIMIT_S = 180.0
+"""For all sizes of one entrant: long enough for any machine that is not stuck."""
 
 T = TypeVar("T")
 
@@ -110,19 +126,46 @@ async def watch_idle(client_pid: int, server_pid: int, plan: Plan) -> Idle:
     return Idle(*(change / elapsed for change in changes))
 
 
+@asynccontextmanager
+async def serving(
+    kind: type[Serve] | type[ServeArrays] | type[ServeFootprint], entrant: Entrant, placement: Placement
+) -> AsyncIterator[tuple[Child, str]]:
+    """A server of that kind, listening, and the path where it does."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
+        path = Path(directory, "server.sock")
+        async with child(kind(entrant, str(path), placement.server_cpu)) as server:
+            await listening(server, path)
+            yield server, str(path)
+
+
 async def measure_entrant(entrant: Entrant, plan: Plan, placement: Placement) -> Figures:
     """One round of one entrant, in fresh processes."""
     async with AsyncExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-"))
-        path = Path(directory, "echo.sock")
-        server = await stack.enter_async_context(child(Serve(entrant, str(path), placement.server_cpu)))
-        await listening(server, path)
+        server, path = await stack.enter_async_context(serving(Serve, entrant, placement))
         if entrant.idle_connections:
-            hold = Hold(entrant, str(path), placement.client_cpu, entrant.idle_connections)
+            hold = Hold(entrant, path, placement.client_cpu, entrant.idle_connections)
             holder = await stack.enter_async_context(child(hold))
             await holder.hear(int, START_LIMIT_S)
         server_pid = server.process.pid
-        drive = Drive(entrant, str(path), placement.client_cpu, server_pid, plan)
+        drive = Drive(entrant, path, placement.client_cpu, server_pid, plan)
         client = await stack.enter_async_context(child(drive))
         calls = await client.hear(Calls, START_LIMIT_S + 3 * plan.calls_s)
         return Figures(calls, await watch_idle(client.process.pid, server_pid, plan))
+
+
+async def measure_arrays(entrant: Entrant, plan: ArrayPlan, placement: Placement) -> ArrayFigures:
+    """One round of one entrant with arrays, in fresh processes."""
+    async with (
+        serving(ServeArrays, entrant, placement) as (_, path),
+        child(DriveArrays(entrant, path, placement.client_cpu, plan)) as client,
+    ):
+        return await client.hear(ArrayFigures, ARRAYS_LIMIT_S)
+
+
+async def measure_footprint(entrant: Entrant, plan: ArrayPlan, placement: Placement) -> Footprint:
+    """Memory and copies of shmrpc, in fresh processes."""
+    async with AsyncExitStack() as stack:
+        server, path = await stack.enter_async_context(serving(ServeFootprint, entrant, placement))
+        job = DriveFootprint(entrant, path, placement.client_cpu, server.process.pid, plan)
+        client = await stack.enter_async_context(child(job))
+        return await client.hear(Footprint, ARRAYS_LIMIT_S)

@@ -1,18 +1,18 @@
 """What a run found, as text for a terminal and as one JSON document."""
 
-from collections.abc import Sequence
-
 import msgspec
 
 from benchmarks.accounting import MachineLoad
+from benchmarks.arrays.report import ArrayReport
+from benchmarks.arrays.report import text as array_text
 from benchmarks.bars import RIVAL, Verdict
 from benchmarks.jobs import QUICK, Figures, Plan
+from benchmarks.layout import table, verdicts_table
 from benchmarks.machine import Machine
 from benchmarks.placement import Placement
 from benchmarks.summary import Row, p50, ratio, sustained
 
 NOISY_PERCENT = 10.0
-SEPARATOR = "  "
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -25,25 +25,7 @@ class Report(msgspec.Struct, frozen=True):
     rows: list[Row]
     verdicts: list[Verdict]
     rounds: dict[str, list[Figures]]
-
-
-def table(cells: Sequence[Sequence[str]], groups: Sequence[tuple[str, int]] = ()) -> str:
-    """Aligned columns, the first to the left and the others to the right.
-
-    `groups` are titles above the columns after the first, each with the number of columns that it spans.
-    """
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    titles, column = [" " * widths[0]], 1
-    for title, span in groups:
-        spanned = len(SEPARATOR.join(" " * width for width in widths[column : column + span]))
-        widths[column] += max(0, len(title) - spanned)
-        titles.append(title.center(max(spanned, len(title))))
-        column += span
-    lines = [SEPARATOR.join(titles)] if groups else []
-    for first, *others in cells:
-        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append(SEPARATOR.join([first.ljust(widths[0]), *aligned]))
-    return "\n".join(line.rstrip() for line in lines)
+    arrays: ArrayReport | None
 
 
 def thousands(calls_per_s: float) -> str:
@@ -94,29 +76,10 @@ def figures_table(report: Report) -> str:
     return table(cells, groups)
 
 
-def verdicts_table(verdicts: Sequence[Verdict]) -> str:
-    """One line for each comparison, with its range over the rounds."""
-    outcome = {True: "reached", False: "missed", None: ""}
-    cells = [["subject", "against", "figure", "ratio", "", "range", "bar", ""]]
-    for one in verdicts:
-        span = f"{one.ratio.lowest:.2f} .. {one.ratio.highest:.2f}"
-        middle = f"{one.ratio.middle:.2f}x"
-        what = [one.subject, one.rival, one.figure, middle, one.meaning, span, one.bar, outcome[one.reached]]
-        cells.append(what)
-    return table(cells)
-
-
-def text(report: Report) -> str:
-    """The whole report for a terminal."""
+def calls_text(report: Report) -> list[str]:
+    """The lines about small calls."""
     rounds = len(next(iter(report.rounds.values())))
-    others, stolen = report.load.other_processes_percent, report.load.hypervisor_percent
-    lines = [
-        *report.machine.words,
-        report.placement.words,
-        f"CPU time of the machine that went elsewhere: {others:.0f} % other processes, {stolen:.0f} % stolen",
-    ]
-    if others + stolen > NOISY_PERCENT:
-        lines.append("NOISY: the machine was shared; trust no absolute figure, and ratios with care")
+    lines = []
     if report.plan == QUICK:
         lines.append("QUICK: phases too short for figures to be trusted; this shows that everything works")
     lines += [
@@ -128,4 +91,21 @@ def text(report: Report) -> str:
     ]
     if report.verdicts:
         lines += ["", verdicts_table(report.verdicts)]
+    return lines
+
+
+def text(report: Report) -> str:
+    """The whole report for a terminal."""
+    others, stolen = report.load.other_processes_percent, report.load.hypervisor_percent
+    lines = [
+        *report.machine.words,
+        report.placement.words,
+        f"CPU time of the machine that went elsewhere: {others:.0f} % other processes, {stolen:.0f} % stolen",
+    ]
+    if others + stolen > NOISY_PERCENT:
+        lines.append("NOISY: the machine was shared; trust no absolute figure, and ratios with care")
+    if report.rows:
+        lines += calls_text(report)
+    if report.arrays is not None:
+        lines += ["", *array_text(report.arrays)]
     return "\n".join(lines)

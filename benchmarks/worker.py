@@ -13,7 +13,8 @@ from contextlib import AsyncExitStack
 import msgspec
 import uvloop
 
-from benchmarks.jobs import Drive, Hold, Job, Serve
+from benchmarks.arrays.entrants import load as load_arrays
+from benchmarks.jobs import Drive, DriveArrays, DriveFootprint, Hold, Job, Serve, ServeArrays, ServeFootprint
 from benchmarks.measure import measure
 from benchmarks.workload import ITEM
 
@@ -41,6 +42,28 @@ async def hold(job: Hold) -> None:
         await asyncio.Event().wait()
 
 
+async def drive_arrays(job: DriveArrays) -> None:
+    """Measure calls with arrays, and report."""
+    from benchmarks.arrays.measure import measure_arrays
+
+    async with load_arrays(job.entrant).client(job.path, job.entrant.variant) as calls:
+        say(await measure_arrays(calls, job.plan))
+
+
+async def drive_footprint(job: DriveFootprint) -> None:
+    """Look at memory and copies, and report."""
+    from benchmarks.arrays.footprint import measure_footprint
+
+    say(await measure_footprint(job.path, job.server_pid, job.plan))
+
+
+async def serve_footprint(job: ServeFootprint) -> None:
+    """Answer until cancelled."""
+    from benchmarks.arrays.footprint import serve
+
+    await serve(job.path)
+
+
 def perform(job: Job) -> Coroutine[None, None, None]:
     """The coroutine that does a job."""
     match job:
@@ -50,6 +73,14 @@ def perform(job: Job) -> Coroutine[None, None, None]:
             return drive(job)
         case Hold():
             return hold(job)
+        case ServeArrays():
+            return load_arrays(job.entrant).serve(job.path, job.entrant.variant)
+        case DriveArrays():
+            return drive_arrays(job)
+        case ServeFootprint():
+            return serve_footprint(job)
+        case DriveFootprint():
+            return drive_footprint(job)
 
 
 async def until_stdin_ends(work: Coroutine[None, None, None]) -> None:
