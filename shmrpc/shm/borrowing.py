@@ -54,6 +54,8 @@ class Borrowed:
         self._most = channel.own.geometry.release_entries
         self._opened = 0
         self._extents: dict[int, PeerExtent] = {}
+        self._lingering: list[PeerExtent] = []
+        """Detached, and still seen by somebody here, whose views keep the whole of it."""
         geometry = channel.peer.geometry
         self._slabs: dict[int, tuple[Any, int, int]] = {
             0: (channel.peer.mapping, geometry.slab_offset, geometry.slab_bytes)
@@ -79,7 +81,8 @@ class Borrowed:
             ProtocolError: it is not what it should be, or more than is accepted.
         """
         try:
-            held = self._all_bytes - self._slabs[0][2]
+            self._let_go()
+            held = self._all_bytes - self._slabs[0][2] + sum(extent.nbytes for extent in self._lingering)
             if message.extent in self._slabs:
                 raise ProtocolError(f"the peer attached extent {message.extent}, which is attached already")
             if not 0 < message.nbytes <= self._limit - held or message.nbytes % PAGE:
@@ -119,8 +122,20 @@ class Borrowed:
             raise ProtocolError(f"the peer detached extent {message.extent}, which is not attached")
         del self._slabs[message.extent], self._addresses[message.extent]
         self._all_bytes -= extent.nbytes
-        self._charge.refund(extent.nbytes)
-        extent.close()
+        self._lingering.append(extent)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Unmaps the detached extents that nobody sees any more. One that is still seen counts on: else a peer that detaches
+        what it has lent could make this side keep any amount of its memory."""
+        still_seen = []
+        for extent in self._lingering:
+            extent.close()
+            if extent.closed:
+                self._charge.refund(extent.nbytes)
+            else:
+                still_seen.append(extent)
+        self._lingering = still_seen
 
     # ---- what records refer to ----
 
@@ -231,6 +246,9 @@ class Borrowed:
             self._charge.refund(extent.nbytes)
             extent.close()
         self._extents.clear()
+        for extent in self._lingering:
+            self._charge.refund(extent.nbytes)
+        self._lingering.clear()
 
 
 def own_view(arena: Arena, block: Block, offset: int, nbytes: int, *, writable: bool = False) -> View:

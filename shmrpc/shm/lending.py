@@ -134,7 +134,11 @@ class Lender:
         sizes = [piece.nbytes for piece in pieces]
         whole = len(payload) + (_TABLE_BYTES + _REFERENCE_BYTES * len(pieces) if pieces else 0)
         in_block = whole > self._channel.inline_limit
-        self._check_size(method, len(payload) + sum(sizes), len(pieces) + in_block)
+        self._check_size(
+            len(payload) + sum(sizes),
+            sum(map(_whole_granules, sizes)) + (_whole_granules(whole) if in_block else 0),
+            len(pieces) + in_block,
+        )
         if not self._may_lend(len(pieces) + in_block):
             return Shortage()
         places: list[Place | Returned] = []
@@ -194,12 +198,13 @@ class Lender:
             self._schedule()
         return Placed(payload, flags, leases, keep)
 
-    def _check_size(self, method: str, nbytes: int, blocks: int) -> None:
+    def _check_size(self, nbytes: int, in_blocks: int, blocks: int) -> None:
+        """Refuses a message of so many bytes, of which so many in so many blocks, that can never be sent."""
         most = max(self._extents.limit, self._arena.base.nbytes)
         if nbytes > self._channel.max_message:
             limit = size_text(self._channel.max_message)
             raise ResourceExhausted(f"message is {size_text(nbytes)}, the limit is {limit} (max_message)")
-        if nbytes > most:
+        if in_blocks > most:
             raise ResourceExhausted(
                 f"message is {size_text(nbytes)}, the memory of this connection may have {size_text(most)} "
                 "(max_extent_bytes, the smaller one of both sides)"
@@ -279,7 +284,7 @@ class Lender:
         sizes = [piece.nbytes for piece in packed.pieces if self._find(piece) is None]
         whole = len(packed.payload) + _TABLE_BYTES + _REFERENCE_BYTES * len(packed.pieces)
         sizes.append(whole if whole > self._channel.inline_limit else 0)
-        return sum(-(-nbytes // GRANULE) * GRANULE for nbytes in sizes)
+        return sum(map(_whole_granules, sizes))
 
     async def _wait_home(self) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -338,7 +343,7 @@ class Lender:
     def _allocate(self, nbytes: int) -> Buffer:
         if self._ended is not None:
             return bytearray(nbytes)
-        self._check_size("shmrpc.empty", nbytes, 1)
+        self._check_size(nbytes, _whole_granules(nbytes), 1)
         try:
             place = self._take(nbytes)
         except ProtocolError as error:
@@ -437,6 +442,10 @@ class Lender:
         """In a forked child: the blocks are the parent's."""
         self._ended = why
         self._arena.on_drop = None
+
+
+def _whole_granules(nbytes: int) -> int:
+    return -(-nbytes // GRANULE) * GRANULE
 
 
 def size_text(nbytes: int) -> str:

@@ -86,9 +86,9 @@ class Member:
         "peer_pid",
         "penalty",
         "removed",
-        "worked",
         "sit_out",
         "window_ns",
+        "worked",
     )
 
     def __init__(self, owner: Owner, consumer: Consumer, doorbell: Doorbell, polling: Polling, peer_pid: int) -> None:

@@ -68,6 +68,11 @@ class _Mapped:
         with contextlib.suppress(BufferError):  # a view is held: the mapping goes with its last reference
             self.mapping.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is unmapped: not while somebody holds a view of it."""
+        return self.mapping.closed
+
 
 class Segment(_Mapped):
     """The base segment of one side of a connection, which has a header that says its geometry."""
@@ -232,11 +237,6 @@ def attach_extent(fd: int, nbytes: int, kind: Kind, *, allow_posix: bool, max_by
     finally:
         os.close(fd)
     return PeerExtent(mapping, None, kind, nbytes)
-
-
-def close_fd(fd: int) -> None:
-    """Closes the fd of an extent that is not even looked at."""
-    os.close(fd)
 
 
 def _map_peers(fd: int, size: int, kind: Kind, what: str) -> mmap.mmap:

@@ -6,18 +6,19 @@ The tests serve it in their own process, or with ``shmrpc serve buffer_api:Holde
 import asyncio
 import gc
 import os
+import sys
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from subprocess import Popen
+from subprocess import PIPE, Popen
 from typing import Any, NamedTuple, Protocol
 
 import life_processes
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from life_waiting import until
+from life_waiting import PATIENCE, until
 
 import shmrpc
 from shmrpc.client import open_stub
@@ -233,6 +234,47 @@ async def pair(path: str, ours: dict[str, Any] | None = None, **theirs: Any) -> 
         own = session_of(stub)
         yield Pair(server, holder, stub, session.memory, own.memory, (session.channel.arena, own.channel.arena))
         holder.arrays.clear()
+
+
+class Client:
+    """``buffer_client.py`` in a process of its own, with a part to play, which it can be asked to go on with."""
+
+    def __init__(self, path: str, part: str, user: int | None) -> None:
+        script = [str(life_processes.HERE / "buffer_client.py")]
+        if user is not None:
+            script = [life_processes.STRANGER_SCRIPT, str(user), "buffers"]
+        self.process = Popen(
+            [sys.executable, "-X", "dev", "-W", "error", *script, path, part],
+            env={**os.environ, "PYTHONPATH": str(life_processes.ROOT)},
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+
+    async def hear(self) -> str:
+        """The next line that it says; empty when it has ended."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await asyncio.to_thread(self.process.stdout.readline)).decode().strip()
+
+    async def go_on(self) -> str:
+        """Asks for more, and gives the answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        return await self.hear()
+
+
+@contextmanager
+def client_playing(path: str, part: str, *, user: int | None = None) -> Iterator[Client]:
+    """A client process, killed at the end if it still runs."""
+    client = Client(path, part, user)
+    try:
+        yield client
+    finally:
+        life_processes.end(client.process)
+        if client.process.stderr is not None:
+            client.process.stderr.close()
 
 
 def extents_mapped(pid: int | str = "self") -> list[int]:

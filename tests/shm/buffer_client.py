@@ -1,6 +1,7 @@
 """A client of buffers in a process of its own: ``buffer_client.py PATH PART``, which plays one part and says so.
 
-Each part leaves arrays behind in a way that the end of the interpreter has to cope with, or waits to be killed.
+A part leaves arrays behind in a way that the end of the interpreter has to cope with, or waits to be killed, or asks for
+more and more.
 """
 
 import asyncio
@@ -62,7 +63,22 @@ async def main(path: str, part: str) -> None:
             case "a wait":
                 print("ready", flush=True)
                 await asyncio.to_thread(sys.stdin.readline)
+            case "results" | "arguments":
+                await demand(stub, part)
     print("done", flush=True)
+
+
+async def demand(stub: Buffers, what: str) -> None:
+    """Has 4 MiB more in use with each line of input, and says how that went."""
+    while await asyncio.to_thread(sys.stdin.readline):
+        try:
+            if what == "results":
+                left.append(await stub.give(4 << 20, 7))
+            else:
+                await stub.keep(np.full(4 << 20, 7, np.uint8))
+            print("had", flush=True)
+        except shmrpc.RpcError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
 
 
 if __name__ == "__main__":

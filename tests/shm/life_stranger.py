@@ -1,4 +1,4 @@
-"""Runs the tests' client, or the command line, under another uid: ``life_stranger.py UID client|shmrpc ARGUMENT…``.
+"""Runs a client of the tests, or the command line, under another uid: ``life_stranger.py UID client|buffers|shmrpc …``.
 
 Becomes the other uid only after everything that is imported late has been imported: the interpreter may be where the other
 uid cannot read.
@@ -28,12 +28,16 @@ async def warm_up() -> None:
 
 def main(uid: int, what: str, *arguments: str) -> None:
     asyncio.run(warm_up())
+    if what == "buffers":
+        import buffer_client
     uvloop.new_event_loop().close()
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)
     if what == "client":
         asyncio.run(life_client.main(*arguments))
+    elif what == "buffers":
+        asyncio.run(buffer_client.main(*arguments))
     else:
         sys.exit(cli.main(arguments))
 

@@ -221,6 +221,24 @@ async def test_what_a_peer_attaches_is_charged_until_it_is_detached() -> None:
         assert ledger.charged == 0
 
 
+async def test_an_extent_that_is_detached_while_it_is_seen_counts_until_its_last_view_is_gone() -> None:
+    ledger = Ledger(limit=8 * PAGE)
+    async with two_ends(max_extent_bytes=3 * PAGE, charge=ledger.charge) as (left, right):
+        attach(left.borrowed, 1, 2 * PAGE)
+        say(right, (1 << EXTENT_SHIFT, 1, 0, 100))
+        (parcel,) = left.receive()
+        left.borrowed.on_detach(Detach(1))
+        with pytest.raises(ProtocolError, match=f"attached an extent of {2 * PAGE} bytes to {2 * PAGE}"):
+            attach(left.borrowed, 2, 2 * PAGE)
+        assert ledger.charged == 2 * PAGE
+        assert bytes(parcel.views[0]) == bytes(100)
+        del parcel
+        attach(left.borrowed, 3, 2 * PAGE)
+        assert ledger.charged == 2 * PAGE
+        left.close()
+        assert ledger.charged == 0
+
+
 @pytest.mark.parametrize("extent", [0, 1, 7])
 async def test_an_extent_that_is_not_there_cannot_be_detached(pair: Pair, extent: int) -> None:
     with pytest.raises(ProtocolError, match=f"detached extent {extent}, which is not attached"):

@@ -332,12 +332,6 @@ def test_a_view_keeps_the_memory_until_it_is_gone(side: str) -> None:
     assert mapped() == before
 
 
-def test_an_fd_that_is_refused_unseen_is_closed() -> None:
-    fd = pipe()
-    segment.close_fd(fd)
-    assert not is_open(fd)
-
-
 def test_an_extent_says_what_it_is(extent: Extent) -> None:
     assert repr(extent) == f"<Extent own memfd {SIZE} bytes>"
     extent.commit()

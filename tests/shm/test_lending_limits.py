@@ -49,6 +49,20 @@ async def test_the_limit_counts_for_what_goes_by_reference_too() -> None:
             left.send(array, payload=b"1")
 
 
+async def test_an_array_may_take_all_memory_of_the_connection() -> None:
+    async with two_ends(max_extent_bytes=8 * MIB) as (left, right):
+        await left.send_when_possible(numbered(8 * MIB), payload=b"beside it")
+        assert right.receive()
+
+
+async def test_what_fits_only_until_it_is_rounded_up_is_refused_at_once() -> None:
+    async with two_ends(max_extent_bytes=8 * MIB) as (left, _):
+        halves = [numbered(4 * MIB - GRANULE // 2 * 3) for _ in range(2)]
+        await left.send_when_possible(*halves, payload=b"")
+        with pytest.raises(ResourceExhausted, match="the memory of this connection may have 8 MiB"):
+            left.send(numbered(4 * MIB - 1), numbered(4 * MIB - 1), numbered(1), payload=b"")
+
+
 async def test_a_message_over_all_memory_of_the_connection_is_refused() -> None:
     async with two_ends(max_extent_bytes=8 * MIB) as (left, _):
         text = r"message is 9 MiB, the memory of this connection may have 8 MiB \(max_extent_bytes"

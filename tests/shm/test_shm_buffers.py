@@ -2,21 +2,17 @@
 
 import asyncio
 import gc
-import os
 import random
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import uvloop
-from buffer_api import KIB, MIB, Buffers, Bytes, Pair, numbered, pair, serving
-from life_processes import HERE, ROOT, end, kill
+from buffer_api import KIB, MIB, Buffers, Bytes, Pair, client_playing, numbered, pair, serving
+from life_processes import kill
 from life_waiting import until
 
 import shmrpc
@@ -63,10 +59,9 @@ async def test_a_result_can_be_read_after_its_server_was_killed(path: str, nbyte
 async def test_arguments_can_be_read_after_their_client_was_killed(path: str, nbytes: int) -> None:
     async with pair(path) as here:
         with client_playing(path, "a wait") as client:
-            assert client.stdout is not None
-            assert await asyncio.to_thread(client.stdout.readline) == b"ready\n"
+            assert await client.hear() == "ready"
             (kept,) = here.holder.arrays
-            kill(client)
+            kill(client.process)
             await until(lambda: here.server.connections == 1, "the server to notice")
             assert (kept == 8).all()
             del kept
@@ -250,30 +245,12 @@ async def test_leases_end_in_any_order(both: Pair) -> None:
     await both.at_home()
 
 
-@contextmanager
-def client_playing(path: str, part: str) -> Iterator[subprocess.Popen[bytes]]:
-    """``buffer_client.py`` with a part, killed at the end if it still runs."""
-    client = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", str(HERE / "buffer_client.py"), path, part],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield client
-    finally:
-        if client.stderr is not None:
-            client.stderr.close()
-        end(client)
-
-
 @pytest.mark.parametrize("part", ["a global", "a knot", "a finalizer", "a thread", "an exit", "nothing"])
 async def test_arrays_may_outlive_the_interpreter_that_sees_them(path: str, part: str) -> None:
     async with pair(path) as here:
         with client_playing(path, part) as client:
-            out, err = await asyncio.to_thread(client.communicate)
-            assert (client.returncode, err.decode()) == (0, "")
+            out, err = await asyncio.to_thread(client.process.communicate)
+            assert (client.process.returncode, err.decode()) == (0, "")
             assert out == (b"" if part == "an exit" else b"done\n")
         await until(lambda: here.server.connections == 1, "the connection to end")
         assert (here.holder.arrays[0] == 8).all()
