@@ -18,6 +18,7 @@ native = Extension(
             "release_types",
             "view",
             "references",
+            "ledger",
             "call_types",
             "first_step",
             "requester",

@@ -3,9 +3,12 @@
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, ContextVar
-from typing import Any, Final, final
+from typing import Any, Final, Generic, TypeVar, final
 
 from typing_extensions import Buffer
+
+B = TypeVar("B", bound="Block")
+L = TypeVar("L", bound=tuple[Any, ...])
 
 CURSOR_TAIL: Final[int]
 CURSOR_HEAD: Final[int]
@@ -41,7 +44,7 @@ class Consumer:
     @property
     def room_due(self) -> bool: ...
     @property
-    def taken(self) -> int: ...
+    def handled(self) -> int: ...
     def published(self) -> int: ...
     def dispatch(self, budget: int, handlers: tuple[Handler, ...], pending: dict[int, PendingCall], /) -> None: ...
     def ready(self) -> bool: ...
@@ -49,8 +52,35 @@ class Consumer:
     def disarm(self) -> None: ...
     def close(self) -> None: ...
 
+class Block:
+    """The numbers of a block, all zero at first; to be subclassed."""
+
+    number: int
+    address: int
+    nbytes: int
+    handles: int
+    leases: int
+
+@final
+class Ledger(Generic[B, L]):
+    """The leases that are out."""
+
+    @property
+    def loans(self) -> dict[int, L]: ...
+    @property
+    def blocks(self) -> dict[int, B]: ...
+    mark: int
+    longest_body: int
+    largest_message: int
+    def __new__(cls, loan: type[L]) -> Ledger[B, L]: ...
+    def lend(self, block: B, offset: int, nbytes: int, method: str, /) -> int: ...
+    def refer(self, exporter: object, method: str, body: bytes, /) -> tuple[bytes, int] | None: ...
+    def take_back(self, entries: list[tuple[int, int]], unused: list[B], /) -> int: ...
+
 @final
 class Releaser:
+    opened: int
+
     def __new__(
         cls,
         own: Buffer,
@@ -61,6 +91,8 @@ class Releaser:
     ) -> Releaser: ...
     @property
     def corrupt(self) -> bool: ...
+    @property
+    def out(self) -> int: ...
     @property
     def pushed(self) -> int: ...
     def release(self, block: int, generation: int, /) -> bool: ...
@@ -121,6 +153,17 @@ class Requester:
     ) -> Requester: ...
     def start(
         self, method: object, number: int, flags: int, deadline_ns: int, payload: bytes, /
+    ) -> PendingCall | None: ...
+    def lend(
+        self,
+        ledger: Ledger[Any, Any],
+        method: object,
+        number: int,
+        deadline_ns: int,
+        body: bytes,
+        exporter: object,
+        name: str,
+        /,
     ) -> PendingCall | None: ...
 
 Handler = Callable[[int, int, int, int, bytes], None]

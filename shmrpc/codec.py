@@ -7,7 +7,7 @@ When they lie deeper, or anything is allowed, msgspec calls the hooks of `slots`
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import inspect as mi
@@ -15,6 +15,9 @@ from msgspec import inspect as mi
 from shmrpc import exporters, slots
 from shmrpc.buffers import Buffer, Packed, Piece, pack_bytes, packed
 from shmrpc.slots import NO_DEFAULT
+
+if TYPE_CHECKING:
+    from shmrpc.single import SingleArray
 
 encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder(enc_hook=exporters.unwrap).encode
 """Encodes what holds no buffers."""
@@ -102,14 +105,20 @@ class RowCodec:
         ]
         self._finishers: Final = [(index, slot.finisher()) for index, slot in self._slots]
         self._decode: Final = self._make_decoder()
+        self.pack: Callable[[tuple[Any, ...]], Packed] = self._pack
+        """Encodes a row. Raises `Misfit`: a value does not fit or cannot be encoded."""
         self.decode: Final[Callable[[bytes], tuple[Any, ...]]] = (
             self._decode_and_fill if self._has_defaults else self._decode
         )
         """Decodes a row that holds no buffers; with the decoder's own errors."""
-        self.unpack: Final[Callable[[bytes, Sequence[Buffer]], tuple[Any, ...]]] = (
+        self.unpack: Callable[[bytes, Sequence[Buffer]], tuple[Any, ...]] = (
             self._unpack_deep if self._is_deep else self._unpack_whole
         )
         """Decodes a row, given its buffers; with the decoder's own errors."""
+        self.describe: Callable[[tuple[Any, ...]], bytes | None] = _describe_nothing
+        """The payload of a row that is one array and has been met before, if its memory travels out of band; else None."""
+        if len(types) == 1 and not self._has_defaults and (single := _single(whole[0], self._pack, self._unpack_whole)):
+            self.pack, self.unpack, self.describe = single.pack_row, single.unpack_row, single.describe_row
 
     def _make_decoder(self) -> Callable[[bytes], Any]:
         if not self.buffered:
@@ -139,12 +148,7 @@ class RowCodec:
 
     # ---- out ----
 
-    def pack(self, values: tuple[Any, ...]) -> Packed:
-        """Encodes a row.
-
-        Raises:
-            Misfit: a value does not fit or cannot be encoded.
-        """
+    def _pack(self, values: tuple[Any, ...]) -> Packed:
         pieces: list[Piece] = []
         row = list(values)
         index = -1
@@ -216,8 +220,12 @@ class ValueCodec:
         self._is_deep: Final = content.anything or content.buffers
         self.buffered: Final = slot is not None or self._is_deep
         """Whether it can hold a buffer, at any depth."""
-        self._pack: Final = slot.packer() if slot is not None else _pack_anything if slots.bare(type_) is Any else None
+        self._replace: Final = (
+            slot.packer() if slot is not None else _pack_anything if slots.bare(type_) is Any else None
+        )
         self._finish: Final = slot.finisher() if slot is not None else None
+        self.pack: Callable[[Any], Packed] = self._pack
+        """Encodes the value. Raises whatever is wrong with it."""
         self.unpack: Callable[[bytes, Sequence[Buffer]], Any]
         """Decodes the value, given its buffers; with the decoder's own errors."""
         if self._is_deep:
@@ -228,16 +236,13 @@ class ValueCodec:
         else:
             self.decode = msgspec.msgpack.Decoder(rewritten if slot is None else Any).decode
             self.unpack = self._unpack_whole
+            if single := _single(slot, self._pack, self._unpack_whole):
+                self.pack, self.unpack = single.pack_value, single.unpack_value
 
-    def pack(self, value: Any) -> Packed:
-        """Encodes the value.
-
-        Raises:
-            Exception: whatever is wrong with it.
-        """
+    def _pack(self, value: Any) -> Packed:
         pieces: list[Piece] = []
-        if self._pack is not None:
-            value = self._pack(value, pieces)
+        if self._replace is not None:
+            value = self._replace(value, pieces)
         if self._is_deep:
             return packed(msgspec.msgpack.Encoder(enc_hook=exporters.out(pieces)).encode(value), pieces)
         return packed(encode(value), pieces)
@@ -253,6 +258,21 @@ class ValueCodec:
 
     def _unpack_deep(self, payload: bytes, views: Sequence[Buffer]) -> Any:
         return _with_views(self.decode, payload, views)
+
+
+def _describe_nothing(values: tuple[Any, ...]) -> bytes | None:
+    return None
+
+
+def _single(
+    slot: slots.Slot | None, pack: Callable[[Any], Packed], unpack: Callable[[bytes, Sequence[Buffer]], Any]
+) -> "SingleArray | None":
+    """The quick way for a slot that takes arrays and nothing else."""
+    if slot is None or slot.spec is None or len(slot.members) != 1:
+        return None
+    from shmrpc.single import SingleArray
+
+    return SingleArray(pack, unpack)
 
 
 def _with_views(decode: Callable[[bytes], Any], payload: bytes, views: Sequence[Buffer]) -> Any:

@@ -159,6 +159,8 @@ class Method:
         """The hot half of `decode_arguments` where there can be no buffers: with the decoder's own errors."""
         self.pack_result: Final[Callable[[Any], Packed]] = self._result.pack
         """Encodes a result, and says which buffers go with it. Raises whatever is wrong with the value."""
+        self.describe: Final[Callable[[tuple[Any, ...]], bytes | None]] = self._row.describe
+        """What `pack_arguments` makes of arguments that are one array, whose memory is the only piece, if that is known."""
         self.unpack_arguments: Final = self._row.unpack
         """The hot half of `decode_arguments`: of a payload and its views, with the decoder's own errors."""
         self._check_defaults()

@@ -25,6 +25,10 @@ class Served:
         self.peer = Peer(1, 2, 3)
         self.cancelled = False
 
+    def allocate(self, nbytes: int) -> bytearray:
+        """Ordinary memory."""
+        return bytearray(nbytes)
+
 
 def handling(served: ServedCall, function: Callable[[], T]) -> T:
     """Calls a function as a handler would."""

@@ -17,7 +17,7 @@ LAYERS = (
     # what a call is
     "errors buffers dtypes",
     "context arrays",
-    "exporters",
+    "exporters single",
     "slots",
     "schema codec",
     "contract failure",
@@ -25,7 +25,8 @@ LAYERS = (
     # how calls travel between two processes of a host
     "shm shm.layout shm.protocol shm.deadlines shm.doorbell shm.address",
     "shm.segment shm.slab shm.liveness shm.envelope",
-    "shm.ring shm.frames shm.arena",
+    "shm.ring shm.frames",
+    "shm.arena",
     "shm.channel shm.poller shm.eager shm.control",
     "shm.settings",
     "shm.handshake shm.quota shm.extents",

@@ -16,6 +16,8 @@ struct native_state {
     PyTypeObject *releaser;
     PyTypeObject *reaper;
     PyTypeObject *view;
+    PyTypeObject *block;
+    PyTypeObject *ledger;
     PyTypeObject *pending_call;
     PyObject *cancelled_error; /* asyncio.CancelledError */
     PyObject *enter_task;      /* asyncio's own means for foreign tasks */
@@ -53,10 +55,14 @@ PyObject *raise_corrupt(struct native_state *state, enum shm_status status, uint
 int add_producer_type(PyObject *module, struct native_state *state);
 int add_consumer_type(PyObject *module, struct native_state *state);
 int add_release_types(PyObject *module, struct native_state *state);
+int add_ledger_types(PyObject *module, struct native_state *state);
 int add_view_type(PyObject *module, struct native_state *state);
 int add_call_types(PyObject *module, struct native_state *state);
 int add_first_step(PyObject *module, struct native_state *state);
 int add_requester_type(PyObject *module);
+
+/* What Producer.send answers; ring.py names the same numbers. */
+enum { SEND_QUIET = 0, SEND_RING = 1, SEND_FULL = 2, SEND_LARGE = 3 };
 
 int producer_publish(PyObject *producer, struct shm_record *record, PyObject *payload);
 PyObject *pending_call_new(struct native_state *state, PyObject *loop, unsigned long long call_id, PyObject *method,
@@ -70,12 +76,19 @@ PyObject *watch(PyObject *module, PyObject *const *args, Py_ssize_t count);
  * is closed. Never raises, and keeps the exception that is set; what the peer did wrong is noted as `corrupt`.
  */
 void releaser_send_home(PyObject *releaser, uint64_t block, uint64_t generation);
+void releaser_count_opened(PyObject *releaser, uint32_t count);
 
 /* A View that reports its death to nobody, until view_release_to. */
 PyObject *view_open(struct native_state *state, PyObject *mapping, Py_ssize_t offset, Py_ssize_t nbytes, uint64_t block,
                     uint64_t generation, bool writable);
 void view_release_to(PyObject *view, PyObject *releaser);
 PyObject *address_of(PyObject *module, PyObject *object);
+
+/* The payload that lends what an exporter shows, if that is a matter of looking it up; *lease is its number. NULL without
+ * an exception: it is not.
+ */
+PyObject *ledger_refer_quickly(PyObject *ledger, PyObject *exporter, PyObject *method, PyObject *body, PyObject **lease);
+void ledger_undo(PyObject *ledger, PyObject *lease); /* keeps the exception that is set */
 
 PyObject *open_references(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *pack_references(PyObject *module, PyObject *const *args, Py_ssize_t count);

@@ -11,6 +11,7 @@ typedef struct {
     struct shm_sleeper doorbell; /* my doorbell epoch */
     struct shm_ringer room;      /* the peer's want-room epoch */
     Py_ssize_t inline_limit;
+    uint64_t handled; /* end of the record that is being handled, or was last */
     char room_due;
     char broken;
 } ConsumerObject;
@@ -53,6 +54,7 @@ enum { DISPATCH_CHUNK = 64, DISPATCH_KINDS = 128 };
 struct taken {
     struct shm_record record;
     PyObject *payload;
+    uint64_t end; /* position in the ring */
 };
 
 /* Copies out up to `most` records and gives their room back; -1 on error. */
@@ -81,6 +83,7 @@ static int take_chunk(ConsumerObject *self, struct taken *chunk, long most)
             self->ring = before;
             break;
         }
+        chunk[count].end = self->ring.head;
         count++;
     }
     if (shm_consumer_commit(&self->ring))
@@ -169,6 +172,7 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
         long most = budget - total < DISPATCH_CHUNK ? budget - total : DISPATCH_CHUNK;
         int taken = take_chunk(self, chunk, most);
         for (int i = 0; i < taken; i++) {
+            self->handled = chunk[i].end;
             if (!broken && self->maps.open) { /* what was dispatched may have closed the channel: the rest is nobody's */
                 int answered = answer_pending(state->pending_call, args[2], &chunk[i]);
                 if (answered == 0 && call_handler(state, args[1], &chunk[i]) < 0) {
@@ -257,15 +261,15 @@ static PyMethodDef consumer_methods[] = {
     {"published", (PyCFunction)(void (*)(void))consumer_published, METH_NOARGS,
      PyDoc_STR("published() -> int\n\n"
                "Where the peer's records end now. It covers all that came before whatever else of the peer was seen already.\n"
-               "Compare it with `taken`; it is not checked.")},
+               "Compare it with `handled`; it is not checked.")},
     {"disarm", (PyCFunction)(void (*)(void))consumer_disarm, METH_NOARGS, PyDoc_STR("Declare 'awake'.")},
     {"close", (PyCFunction)(void (*)(void))consumer_close, METH_NOARGS, PyDoc_STR("Let go of both mappings.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef consumer_members[] = {
-    {"taken", T_ULONGLONG, offsetof(ConsumerObject, ring.head), READONLY,
-     PyDoc_STR("Where the records end that dispatch has taken: bytes since the beginning of the connection.")},
+    {"handled", T_ULONGLONG, offsetof(ConsumerObject, handled), READONLY,
+     PyDoc_STR("Where the last record ends that dispatch gave to its handler: bytes since the beginning of the connection.")},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -20,6 +20,7 @@
 #define SHM_KIND_REQUEST 1              /* the numbers of envelope.py that the hot path knows */
 #define SHM_KIND_REPLY 2
 #define SHM_FLAG_IN_BLOCK 1
+#define SHM_FLAG_HAS_BUFFERS 8
 
 #define SHM_RELEASE_ENTRY 16            /* block number, generation */
 #define SHM_GRANULE 1024                /* a slab's unit of allocation */

@@ -131,8 +131,8 @@ static int module_exec(PyObject *module)
         return -1;
     if (add_constants(module) < 0 || add_producer_type(module, state) < 0 ||
         add_consumer_type(module, state) < 0 || add_release_types(module, state) < 0 ||
-        add_view_type(module, state) < 0 || add_call_types(module, state) < 0 || add_first_step(module, state) < 0 ||
-        add_requester_type(module) < 0)
+        add_view_type(module, state) < 0 || add_ledger_types(module, state) < 0 || add_call_types(module, state) < 0 ||
+        add_first_step(module, state) < 0 || add_requester_type(module) < 0)
         return -1;
     return 0;
 }
@@ -146,6 +146,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->releaser);
     Py_VISIT(state->reaper);
     Py_VISIT(state->view);
+    Py_VISIT(state->block);
+    Py_VISIT(state->ledger);
     Py_VISIT(state->pending_call);
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->enter_task);
@@ -162,6 +164,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->releaser);
     Py_CLEAR(state->reaper);
     Py_CLEAR(state->view);
+    Py_CLEAR(state->block);
+    Py_CLEAR(state->ledger);
     Py_CLEAR(state->pending_call);
     Py_CLEAR(state->cancelled_error);
     Py_CLEAR(state->enter_task);

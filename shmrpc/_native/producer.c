@@ -1,9 +1,6 @@
 /* producer.c: Producer, the sending end of a record ring, as Python sees it. */
 #include "binding.h"
 
-/* What Producer.send answers; ring.py names the same numbers. */
-enum { SEND_QUIET = 0, SEND_RING = 1, SEND_FULL = 2, SEND_LARGE = 3 };
-
 typedef struct {
     PyObject_HEAD
     struct mapping_pair maps;

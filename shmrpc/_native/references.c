@@ -114,9 +114,14 @@ PyObject *open_references(PyObject *module, PyObject *const *args, Py_ssize_t ar
         Py_DECREF(opened);
         return NULL;
     }
-    for (uint32_t i = 0; i < count; i++) /* nothing can fail any more: from here on each is released once */
-        if (Py_IS_TYPE(PyList_GET_ITEM(opened, (Py_ssize_t)i), state->view))
+    uint32_t views = 0;
+    for (uint32_t i = 0; i < count; i++) { /* nothing can fail any more: from here on each is released once */
+        if (Py_IS_TYPE(PyList_GET_ITEM(opened, (Py_ssize_t)i), state->view)) {
             view_release_to(PyList_GET_ITEM(opened, (Py_ssize_t)i), args[2]);
+            views++;
+        }
+    }
+    releaser_count_opened(args[2], views);
     PyTuple_SET_ITEM(answer, 0, body);
     PyTuple_SET_ITEM(answer, 1, opened);
     return answer;

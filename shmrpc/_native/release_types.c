@@ -7,6 +7,7 @@ typedef struct {
     struct shm_releaser ring;
     struct shm_ringer room; /* the peer's want-room epoch */
     PyObject *on_ring;      /* what rings for a View that dies; NULL: nothing does */
+    unsigned long long opened;
     char corrupt;
 } ReleaserObject;
 
@@ -107,6 +108,16 @@ void releaser_send_home(PyObject *op, uint64_t block, uint64_t generation)
         ring_for_room(self->on_ring);
 }
 
+void releaser_count_opened(PyObject *releaser, uint32_t count)
+{
+    ((ReleaserObject *)releaser)->opened += count;
+}
+
+static PyObject *releaser_out(ReleaserObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLongLong((long long)(self->opened - self->ring.tail));
+}
+
 static PyObject *releaser_close(ReleaserObject *self, PyObject *Py_UNUSED(ignored))
 {
     mapping_pair_close(&self->maps);
@@ -124,9 +135,16 @@ static PyMethodDef releaser_methods[] = {
 static PyMemberDef releaser_members[] = {
     {"pushed", T_ULONGLONG, offsetof(ReleaserObject, ring.tail), READONLY,
      PyDoc_STR("How many leases were released, by release() and by Views.")},
+    {"opened", T_ULONGLONG, offsetof(ReleaserObject, opened), 0,
+     PyDoc_STR("How many leases were met, by open_references and whoever else adds to it.")},
     {"corrupt", T_BOOL, offsetof(ReleaserObject, corrupt), READONLY,
      PyDoc_STR("Whether a View could not be released because of what the peer wrote.")},
     {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef releaser_properties[] = {
+    {"out", (getter)releaser_out, NULL, PyDoc_STR("How many leases were met and not released yet."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot releaser_slots[] = {
@@ -136,6 +154,7 @@ static PyType_Slot releaser_slots[] = {
     {Py_tp_traverse, (void *)releaser_traverse},
     {Py_tp_clear, (void *)releaser_clear},
     {Py_tp_members, releaser_members},
+    {Py_tp_getset, releaser_properties},
     {Py_tp_new, (void *)releaser_new},
     {Py_tp_dealloc, (void *)releaser_dealloc},
     {Py_tp_methods, releaser_methods},

@@ -87,32 +87,32 @@ static int settle(RequesterObject *self, int status, const struct shm_record *re
     return result ? 0 : -1;
 }
 
-static PyObject *requester_start(RequesterObject *self, PyObject *const *args, Py_ssize_t count)
+/* A request's record, of the method's number, the flags and the deadline. False: they do not fit. */
+static bool fill_in(struct shm_record *record, PyObject *number, long flags, PyObject *deadline_ns)
 {
-    if (count != 5) {
-        PyErr_Format(PyExc_TypeError, "start takes 5 arguments, not %zd", count);
-        return NULL;
-    }
-    int own = in_own_loop(self);
-    if (own <= 0)
-        return own < 0 ? NULL : Py_NewRef(Py_None);
-    long method = PyLong_AsLong(args[1]), flags = PyLong_AsLong(args[2]);
-    struct shm_record record = {
+    long method = PyLong_AsLong(number);
+    *record = (struct shm_record){
         .kind = SHM_KIND_REQUEST,
         .flags = (uint8_t)flags,
         .method = (uint16_t)method,
-        .call_id = self->next_id,
-        .deadline_ns = PyLong_AsUnsignedLongLong(args[3]),
+        .deadline_ns = PyLong_AsUnsignedLongLong(deadline_ns),
     };
     if (PyErr_Occurred())
-        return NULL;
-    if (record.flags != flags || record.method != method) {
+        return false;
+    if (record->flags != flags || record->method != method)
         PyErr_Format(PyExc_OverflowError, "flags %ld or method %ld does not fit in a record", flags, method);
-        return NULL;
-    }
+    return !PyErr_Occurred();
+}
+
+/* Numbers a call, keeps it as pending and publishes its request. With `or_not`, one that finds no room is not begun: NULL,
+ * without an exception; else it is settled.
+ */
+static PyObject *begin(RequesterObject *self, PyObject *method, struct shm_record *record, PyObject *payload, bool or_not)
+{
+    record->call_id = self->next_id;
     PyObject *call_id = PyLong_FromUnsignedLongLong(self->next_id);
-    PyObject *call = call_id ? pending_call_new(native_state_of(Py_TYPE(self)), self->loop, self->next_id, args[0],
-                                                record.deadline_ns)
+    PyObject *call = call_id ? pending_call_new(native_state_of(Py_TYPE(self)), self->loop, self->next_id, method,
+                                                record->deadline_ns)
                              : NULL;
     if (!call || PyDict_SetItem(self->pending, call_id, call) < 0) {
         Py_XDECREF(call_id);
@@ -120,8 +120,9 @@ static PyObject *requester_start(RequesterObject *self, PyObject *const *args, P
         return NULL;
     }
     self->next_id++;
-    int status = producer_publish(self->producer, &record, args[4]);
-    if (status < 0 || (status > 0 && settle(self, status, &record, args[4]) < 0)) {
+    int status = producer_publish(self->producer, record, payload);
+    bool begun = status >= 0 && !(or_not && status > SEND_RING);
+    if (!begun || (status > 0 && settle(self, status, record, payload) < 0)) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
         if (PyDict_DelItem(self->pending, call_id) < 0) /* ended by what settle did */
@@ -133,10 +134,53 @@ static PyObject *requester_start(RequesterObject *self, PyObject *const *args, P
     return call;
 }
 
+static PyObject *requester_start(RequesterObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 5) {
+        PyErr_Format(PyExc_TypeError, "start takes 5 arguments, not %zd", count);
+        return NULL;
+    }
+    int own = in_own_loop(self);
+    if (own <= 0)
+        return own < 0 ? NULL : Py_NewRef(Py_None);
+    struct shm_record record;
+    if (!fill_in(&record, args[1], PyLong_AsLong(args[2]), args[3]))
+        return NULL;
+    return begin(self, args[0], &record, args[4], false);
+}
+
+static PyObject *requester_lend(RequesterObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    struct native_state *state = native_state_of(Py_TYPE(self));
+    if (count != 7 || !Py_IS_TYPE(args[0], state->ledger) || !PyBytes_CheckExact(args[4])) {
+        PyErr_SetString(PyExc_TypeError, "lend takes a Ledger, method, number, deadline_ns, bytes, an exporter and a name");
+        return NULL;
+    }
+    int own = in_own_loop(self);
+    if (own <= 0)
+        return own < 0 ? NULL : Py_NewRef(Py_None);
+    struct shm_record record;
+    if (!fill_in(&record, args[2], SHM_FLAG_HAS_BUFFERS, args[3]))
+        return NULL;
+    PyObject *lease, *payload = ledger_refer_quickly(args[0], args[5], args[6], args[4], &lease);
+    if (!payload)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *call = begin(self, args[1], &record, payload, true);
+    if (!call)
+        ledger_undo(args[0], lease);
+    Py_DECREF(payload);
+    Py_DECREF(lease);
+    return call || PyErr_Occurred() ? call : Py_NewRef(Py_None);
+}
+
 static PyMethodDef requester_methods[] = {
     {"start", (PyCFunction)(void (*)(void))requester_start, METH_FASTCALL,
      PyDoc_STR("start(method, number, flags, deadline_ns, payload) -> PendingCall | None\n\n"
                "Begin a call. None: the running event loop is another one, or in another thread.")},
+    {"lend", (PyCFunction)(void (*)(void))requester_lend, METH_FASTCALL,
+     PyDoc_STR("lend(ledger, method, number, deadline_ns, body, exporter, name) -> PendingCall | None\n\n"
+               "Begin a call that lends what one exporter shows, and is published now. None: it is not that simple; nothing\n"
+               "was begun, and nothing is lent.")},
     {NULL, NULL, 0, NULL},
 };
 

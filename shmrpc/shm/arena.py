@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple, Protocol
 
+from shmrpc.shm import ring
 from shmrpc.shm.layout import GRANULE
 from shmrpc.shm.slab import Slab
 
@@ -87,10 +88,10 @@ class Region:
         self.idle_since_ns = monotonic_ns()
 
 
-class Block:
+class Block(ring.Block):
     """A piece of a region."""
 
-    __slots__ = ("address", "first", "handles", "leases", "nbytes", "number", "offset", "region", "since_ns")
+    __slots__ = ("first", "offset", "region", "since_ns")
 
     def __init__(self, region: Region, first: int, nbytes: int) -> None:
         self.region = region
@@ -102,10 +103,6 @@ class Block:
         """Bytes from the beginning of its region."""
         self.address = region.address + self.offset
         """Where it lies in this process."""
-        self.handles = 0
-        """How many objects of this process keep it."""
-        self.leases = 0
-        """How many leases of it are out."""
         self.since_ns = 0
         """When the first handle was made; 0: there never was one."""
 
@@ -128,9 +125,6 @@ class Loan(NamedTuple):
     since_ns: int
 
 
-_loan: Final[Callable[..., Loan]] = tuple.__new__  # half the price of the class's own constructor
-
-
 class Usage(NamedTuple):
     """What is out because of one method: see `Arena.usage`."""
 
@@ -150,16 +144,19 @@ class Arena:
         self.base: Final = base
         self.extents: Final[list[Region]] = []
         """The one that something was freed in last comes first."""
-        self.loans: Final[dict[int, Loan]] = {}
+        self.ledger: Final[ring.Ledger[Block, Loan]] = ring.Ledger(Loan)
+        self.loans: Final[dict[int, Loan]] = self.ledger.loans
         """By lease number."""
-        self._at: Final[dict[int, Block]] = {}
+        self._at: Final[dict[int, Block]] = self.ledger.blocks
         """Every block, by its address."""
-        self._next_lease = 1
         self._next_extent = 1
+        self.lend: Final[Callable[[Block, int, int, str], int]] = self.ledger.lend
+        """The number of a new lease on part of a block: block, offset, nbytes, method."""
         self._dropped: Final[deque[int]] = deque()
         """Blocks whose handles died, on any thread; `settle_drops` takes them in."""
         self.on_drop: Callable[[], None] | None = None
         """Called when a handle died, on any thread; set while somebody waits for memory."""
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Arena {len(self.loans)} leases, {len(self.extents)} extents of {self.extent_bytes} bytes>"
@@ -189,6 +186,17 @@ class Arena:
         self.extents.remove(region)
         if region.backing is not None:
             region.backing.close()
+
+    def close(self) -> None:
+        """Forgets all that is out, after the end: regions and blocks refer to each other, and what is seen of them must go
+        with its last view, not with a garbage collection."""
+        for region in self.regions:
+            region.blocks.clear()
+        self.extents.clear()
+        self.loans.clear()
+        self._at.clear()
+        self._dropped.clear()
+        self._closed = True
 
     # ---- blocks ----
 
@@ -253,6 +261,8 @@ class Arena:
 
     def drop_soon(self, number: int, _: int) -> None:
         """A handle died. May be called on any thread, and within anything: it only notes it."""
+        if self._closed:
+            return
         self._dropped.append(number)
         if (on_drop := self.on_drop) is not None:
             on_drop()
@@ -274,19 +284,42 @@ class Arena:
 
     # ---- leases ----
 
-    def lend(self, block: Block, offset: int, nbytes: int, method: str) -> int:
-        """The number of a new lease on part of a block."""
-        lease = self._next_lease
-        self._next_lease = lease + 1
-        block.leases += 1
-        self.loans[lease] = _loan(Loan, (block, offset, nbytes, method, monotonic_ns()))
-        return lease
+    def refer(self, exporter: object, method: str, body: bytes) -> tuple[bytes, int] | None:
+        """A payload that lends what an object shows, and its lease. None: that does not lie in a block, in one run, or there
+        is something to see to first: see `ring.Ledger`.
+        """
+        ledger = self.ledger
+        if (referred := ledger.refer(exporter, method, body)) is not None:
+            return referred
+        where = ring.address_of(exporter)
+        if where is None or not where[2] or len(self.loans) >= ledger.mark:
+            return None
+        found = self.find(where[0], where[1])
+        room = min(ledger.longest_body, ledger.largest_message - where[1])
+        if found is None or not found[0].region.attached or len(body) > room:
+            return None
+        block, offset = found
+        lease = self.lend(block, offset, where[1], method)
+        return ring.pack_references([(block.number, lease, offset, where[1])], body), lease
 
     def end_lease(self, lease: int) -> None:
         """Ends a lease that the peer never got."""
         block = self.loans.pop(lease).block
         block.leases -= 1
         self._give_back_if_unused(block)
+
+    def take_home(self, entries: list[tuple[int, int]]) -> None:
+        """Ends leases that the peer released: block and lease of each.
+
+        Raises:
+            ForgedRelease: one of them is not out; those before it are over.
+        """
+        unused: list[Block] = []
+        done = self.ledger.take_back(entries, unused)
+        for block in unused:
+            self.give_back(block)
+        if done < len(entries):
+            self.take_back(*entries[done])
 
     def take_back(self, number: int, lease: int) -> None:
         """Ends a lease that the peer released.
@@ -335,3 +368,16 @@ class Arena:
                 if block.handles:
                     count("", block.nbytes, block.since_ns)
         return [Usage(method, blocks[method], size, since[method]) for method, size in nbytes.most_common()]
+
+
+def size_text(nbytes: int) -> str:
+    """A size for people."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.4g} {unit}"
+    return f"{nbytes} bytes"
+
+
+def whole_granules(nbytes: int) -> int:
+    """How many bytes a block of at least so many takes."""
+    return -(-nbytes // GRANULE) * GRANULE

@@ -51,8 +51,8 @@ class Borrowed:
         self._control = control
         self._limit = max_extent_bytes
         self._charge = charge
+        self._releaser = channel.releaser
         self._most = channel.own.geometry.release_entries
-        self._opened = 0
         self._extents: dict[int, PeerExtent] = {}
         self._lingering: list[PeerExtent] = []
         """Detached, and still seen by somebody here, whose views keep the whole of it."""
@@ -150,25 +150,30 @@ class Borrowed:
         Raises:
             ProtocolError: a reference is impossible.
         """
-        if self._channel.releaser.corrupt:
+        releaser = self._releaser
+        if releaser.corrupt:
             raise ProtocolError("the peer's position in the release ring is impossible: a buffer could not be released")
-        room = self._most - (self._opened - self._channel.releaser.pushed)
+        room = self._most - releaser.out
         try:
             try:
-                body, views = open_references(payload, self._slabs, self._channel.releaser, room)
+                body, views = open_references(payload, self._slabs, releaser, room)
             except KeyError:  # an extent that was attached just now: its message is in the socket
                 self._control.read()
-                body, views = open_references(payload, self._slabs, self._channel.releaser, room)
+                body, views = open_references(payload, self._slabs, releaser, room)
         except KeyError as error:
             raise ProtocolError(f"the peer refers to extent {error}, which it never attached") from None
         except (ring.RingCorrupt, ValueError) as error:
             raise ProtocolError(f"the peer's references to buffers are impossible: {error}") from None
+        if (
+            len(views) == 1
+            and (only := views[0]).__class__ is View
+            and len(body) + len(only) <= self._channel.max_message
+        ):
+            return _parcel(Parcel, (body, views))
         opened: list[View] = []
         nbytes = len(body)
         for view in views:
-            if isinstance(view, View):
-                self._opened += 1
-            else:
+            if not isinstance(view, View):
                 view = self._own_view(*view)
             nbytes += len(view)
             opened.append(view)
@@ -214,7 +219,7 @@ class Borrowed:
             self._channel.release(number, lease)  # may ring
         except (ring.RingCorrupt, OverflowError) as error:
             raise ProtocolError(f"block {number} cannot be released: {error}") from None
-        self._opened += 1
+        self._releaser.opened += 1
         return contents
 
     def _slab_of(self, extent: int) -> tuple[Any, int, int]:

@@ -104,7 +104,7 @@ class Calling:
     def _bind_buffered(self, method: Method, options: CallOptions) -> Any:
         """The same for a method whose arguments or result can hold buffers."""
         link = self._link
-        pack, unpack = method.pack_arguments, method.unpack_result
+        pack, unpack, describe = method.pack_arguments, method.unpack_result, method.describe
         full_name, required, arity = method.full_name, method.required, method.arity
         by_position = method.plain
         always_slow = bool(options.metadata) or method.oneway
@@ -114,7 +114,8 @@ class Calling:
         async def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs or not by_position or not required <= len(args) <= arity:
                 args = method.bind(args, kwargs)
-            packed = pack(args)
+            body = describe(args)
+            packed = pack(args) if body is None else None
             deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
             calls = link.calls
             pending = None
@@ -125,9 +126,14 @@ class Calling:
                 or calls.waiters
                 or full_name not in calls.numbers
             ):
-                pending = calls.try_begin(method, calls.numbers[full_name], 0, deadline_ns, packed)
+                if body is not None:
+                    pending = calls.try_lend(method, calls.numbers[full_name], deadline_ns, body, args[0])
+                if pending is None:
+                    packed = packed or pack(args)
+                    pending = calls.try_begin(method, calls.numbers[full_name], 0, deadline_ns, packed)
             answer: Any
             if pending is None or calls is None:
+                packed = packed or pack(args)
                 answer = await self._call_slowly(method, options, len(args), deadline_ns, packed)
             else:
                 try:
@@ -139,6 +145,7 @@ class Calling:
                 return unpack(answer, ())
             if answer.__class__ is not Parcel:
                 try:
+                    packed = packed or pack(args)
                     answer = await self._after_error(answer, method, options, len(args), deadline_ns, packed)
                 except BaseException:
                     answer = pending = (

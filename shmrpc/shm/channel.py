@@ -46,7 +46,6 @@ class Channel:
         """Set while somebody waits for memory: called, once, when some came home."""
         self._homecoming: deque[tuple[int, list[tuple[int, int]]]] = deque()
         """Released leases, and the position up to which the peer's records must be handled before they count."""
-        self._handled = 0
         self._waiting_for_room = False
         self._closed = False
         self.push: Final[Callable[[int, int, int, int, int, bytes], int]] = self._producer.send
@@ -132,14 +131,7 @@ class Channel:
 
     def _tell_home(self) -> bool:
         """Whether nobody waits for memory any more."""
-        on_home = self.on_home
-        if on_home is None:
-            return True
-        if not self.collect():
-            return False
-        self.on_home = None
-        on_home()
-        return True
+        return self.on_home is None or self.collect()
 
     def withdraw(self, kind: int, call_id: int) -> tuple[bool, Any]:
         """Drops a record that still waits in the outbox: whether it did, and what was kept with it."""
@@ -164,7 +156,7 @@ class Channel:
     # ---- coming home ----
 
     def collect(self) -> bool:
-        """Takes home what the peer has released, and what died here. Returns whether anything came.
+        """Takes home what the peer has released, and what died here, and tells who waits. Returns whether anything came.
 
         A release counts only after every record that the peer published before it was handled: one of them may send the
         block back by reference, under the lease that is released.
@@ -172,14 +164,20 @@ class Channel:
         Raises:
             ProtocolError: a release of the peer is forged.
         """
+        came = self._take_home()
+        if came and (on_home := self.on_home) is not None:
+            self.on_home = None
+            on_home()
+        return came
+
+    def _take_home(self) -> bool:
         came = self.arena.settle_drops()
         try:
             if entries := self._reaper.take():
                 self._homecoming.append((self.consumer.published(), entries))
-            while self._homecoming and self._homecoming[0][0] <= self._handled:
-                for number, lease in self._homecoming.popleft()[1]:
-                    self.arena.take_back(number, lease)
-                    came = True
+            while self._homecoming and self._homecoming[0][0] <= self.consumer.handled:
+                self.arena.take_home(self._homecoming.popleft()[1])
+                came = True
         except (ring.RingCorrupt, ForgedRelease) as error:
             raise ProtocolError(str(error)) from None
         return came
@@ -207,7 +205,6 @@ class Channel:
         except ring.RingCorrupt as error:
             raise ProtocolError(str(error)) from None
         finally:
-            self._handled = consumer.taken
             if consumer.room_due and not self._closed:
                 self._ringer.ring()
 

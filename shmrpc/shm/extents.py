@@ -207,7 +207,7 @@ class Extents:
         for region in self._arena.extents:
             if region.number not in self._attaching and region.backing is not None:  # else when its thread is done
                 region.backing.close()
-        self._arena.extents.clear()  # what is seen of one goes with its last view, not with this object
+        self._arena.close()
 
     async def wait_closed(self) -> None:
         """Returns when no thread works on one any more."""

@@ -17,17 +17,18 @@ from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.context import Lease, Peer, remaining_seconds
 from shmrpc.errors import ProtocolError, ResourceExhausted, Unavailable
 from shmrpc.shm import envelope
-from shmrpc.shm.arena import Block, Region
+from shmrpc.shm.arena import Block, Region, size_text, whole_granules
 from shmrpc.shm.borrowing import PEER_OWNED, Borrowed, Returned, own_view
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.extents import Extents
-from shmrpc.shm.layout import GRANULE
 from shmrpc.shm.ring import View, address_of, pack_references
 
 log: Final = logging.getLogger("shmrpc")
 
 _REFERENCE_BYTES: Final = 32
 _TABLE_BYTES: Final = 8
+_LOOK_AFTER: Final = 64
+"""So many leases are lent before this side looks again which of them are over."""
 
 
 class Placed(NamedTuple):
@@ -79,13 +80,14 @@ class Lender:
         self._loop = loop
         self._channel = channel
         self._arena = channel.arena
+        self._ledger = channel.arena.ledger
         self._borrowed = borrowed
         self._extents = extents
         self._peer = peer
         self._warning_ns = warning_ns
         self._on_broken = on_broken
-        self._record_room = channel.inline_limit - _TABLE_BYTES - _REFERENCE_BYTES
-        """The longest payload beside one reference that fits in a record, bytes."""
+        self._ledger.longest_body = channel.inline_limit - _TABLE_BYTES - _REFERENCE_BYTES  # to fit in a record
+        self._ledger.largest_message = channel.max_message
         self._thread = threading.get_ident()
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -105,29 +107,22 @@ class Lender:
             ProtocolError: a release of the peer is forged.
         """
         payload, pieces = packed
-        if len(pieces) == 1 and len(payload) <= self._record_room:
-            (piece,) = pieces
-            if (placed := self._refer(payload, piece, method)) is not None:
-                return placed
+        if len(pieces) == 1:
+            if len(self._arena.loans) >= self._ledger.mark:
+                self._look_home()
+            referred = self._arena.refer(pieces[0].exporter, method, payload)
+            if referred is not None:
+                return _placed(Placed, (referred[0], envelope.HAS_BUFFERS, referred[1:], ()))
         outcome = self._try_place(packed, method)
         if isinstance(outcome, Shortage):
             self._give_up(outcome.held)
         return outcome
 
-    def _refer(self, payload: bytes, piece: Piece, method: str) -> Placed | None:
-        """The quick way for the case that all this is made for: one array that was born here, and little else."""
-        arena = self._arena
-        where = address_of(piece.exporter)
-        if where is None or not where[2] or (found := arena.find(where[0], piece.nbytes)) is None:
-            return None
-        if len(payload) + piece.nbytes > self._channel.max_message:
-            return None
-        block, offset = found
-        if not block.region.attached or len(arena.loans) >= arena.most_leases or self._timer is None:
-            return None
-        lease = arena.lend(block, offset, piece.nbytes, method)
-        payload = pack_references([(block.number, lease, offset, piece.nbytes)], payload)
-        return _placed(Placed, (payload, envelope.HAS_BUFFERS, (lease,), ()))
+    def _look_home(self) -> None:
+        """Takes home what came, so that the ledger stays small and warm, and says until when there is no need to look."""
+        if self._timer is not None and self._channel.on_home is None:
+            self._channel.collect()
+            self._ledger.mark = min(len(self._arena.loans) + _LOOK_AFTER, self._arena.most_leases)
 
     def _try_place(self, packed: Packed, method: str) -> Placed | Shortage:
         payload, pieces = packed
@@ -136,7 +131,7 @@ class Lender:
         in_block = whole > self._channel.inline_limit
         self._check_size(
             len(payload) + sum(sizes),
-            sum(map(_whole_granules, sizes)) + (_whole_granules(whole) if in_block else 0),
+            sum(map(whole_granules, sizes)) + (whole_granules(whole) if in_block else 0),
             len(pieces) + in_block,
         )
         if not self._may_lend(len(pieces) + in_block):
@@ -284,7 +279,7 @@ class Lender:
         sizes = [piece.nbytes for piece in packed.pieces if self._find(piece) is None]
         whole = len(packed.payload) + _TABLE_BYTES + _REFERENCE_BYTES * len(packed.pieces)
         sizes.append(whole if whole > self._channel.inline_limit else 0)
-        return sum(map(_whole_granules, sizes))
+        return sum(map(whole_granules, sizes))
 
     async def _wait_home(self) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -343,7 +338,7 @@ class Lender:
     def _allocate(self, nbytes: int) -> Buffer:
         if self._ended is not None:
             return bytearray(nbytes)
-        self._check_size(nbytes, _whole_granules(nbytes), 1)
+        self._check_size(nbytes, whole_granules(nbytes), 1)
         try:
             place = self._take(nbytes)
         except ProtocolError as error:
@@ -407,6 +402,7 @@ class Lender:
     def _tidy(self) -> None:
         """Detaches what was idle for long, and says who holds something for long."""
         self._timer = None
+        self._ledger.mark = 0  # until the next timer is set
         try:
             self._channel.collect()
         except ProtocolError as error:
@@ -436,21 +432,10 @@ class Lender:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._ledger.mark = 0
         self.look_again()
 
     def forget(self, why: Unavailable) -> None:
         """In a forked child: the blocks are the parent's."""
         self._ended = why
         self._arena.on_drop = None
-
-
-def _whole_granules(nbytes: int) -> int:
-    return -(-nbytes // GRANULE) * GRANULE
-
-
-def size_text(nbytes: int) -> str:
-    """A size for people."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.4g} {unit}"
-    return f"{nbytes} bytes"

@@ -200,7 +200,7 @@ class Listener:
 
     def leases(self) -> list[Lease]:
         """What the clients, and this process, hold of the server's memory."""
-        return [lease for session in self.sessions for lease in session.memory.leases()]
+        return [lease for session in list(self.sessions) for lease in session.memory.leases()]  # which may end one
 
     def _on_session_end(self, session: Session) -> None:
         self.sessions.discard(session)

@@ -84,7 +84,11 @@ class OutgoingCalls:
         self._loop = loop
         self._on_broken = on_broken
         self._channel = channel
-        self._start = channel.requester(loop, self.pending).start
+        self._try_place: Final = memory.lender.try_place
+        requester = channel.requester(loop, self.pending)
+        self._start = requester.start
+        self._lend = requester.lend
+        self._ledger = channel.arena.ledger
         self.forked = False
         self.ended: Unavailable | None = None
         """Why no more calls can be made here; None while they can."""
@@ -119,6 +123,21 @@ class OutgoingCalls:
             self.timer.advance(deadline_ns)
         return call
 
+    def try_lend(
+        self, method: Named, number: int, deadline_ns: int, body: bytes, exporter: object
+    ) -> PendingCall | None:
+        """`start` for a body with one buffer that begins a block of this side. None: it is not that simple, `try_begin` it.
+
+        Raises what `start` raises.
+        """
+        try:
+            call = self._lend(self._ledger, method, number, deadline_ns, body, exporter, method.full_name)
+        except (ProtocolError, ValueError) as error:
+            raise self._broken(error) from None
+        if deadline_ns and deadline_ns < self.timer.next_ns and call is not None:
+            self.timer.advance(deadline_ns)
+        return call
+
     def try_begin(self, method: Named, number: int, flags: int, deadline_ns: int, packed: Packed) -> PendingCall | None:
         """`start` for a request with buffers, or one that is too large for a record. None: it needs `begin`.
 
@@ -129,7 +148,7 @@ class OutgoingCalls:
         if self.forked or asyncio.get_running_loop() is not self._loop:  # before memory of that side is touched
             raise forked_error() if self.forked else wrong_loop_error(method)
         try:
-            placed = self.memory.lender.try_place(packed, method.full_name)
+            placed = self._try_place(packed, method.full_name)
         except ProtocolError as error:
             raise self._broken(error) from None
         if not isinstance(placed, Placed):

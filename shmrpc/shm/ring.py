@@ -1,4 +1,4 @@
-"""Record rings, release rings and views: the native core, opened for the two segments of a channel.
+"""Record rings, release rings, views and the ledger of leases: the native core, opened for the two segments of a channel.
 
 The classes are C (``_native/ring.h`` has the algorithm and its ordering points); this file says where in the segments they
 lie and what their answers mean.
@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from shmrpc._native import (
+    Block,
     Consumer,
+    Ledger,
     PendingCall,
     Producer,
     Reaper,
@@ -30,7 +32,9 @@ __all__ = [
     "LARGE",
     "RING",
     "SENT",
+    "Block",
     "Consumer",
+    "Ledger",
     "PendingCall",
     "Producer",
     "Reaper",

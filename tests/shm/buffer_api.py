@@ -277,9 +277,10 @@ def client_playing(path: str, part: str, *, user: int | None = None) -> Iterator
             client.process.stderr.close()
 
 
-def extents_mapped(pid: int | str = "self") -> list[int]:
+def extents_mapped(pid: int | str = "self", *, collect: bool = True) -> list[int]:
     """The size of each segment that a process has mapped beside the base segments, bytes."""
-    gc.collect()
+    if collect:
+        gc.collect()
     sizes = []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         if "/memfd:shmrpc" in line:

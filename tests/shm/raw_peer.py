@@ -229,6 +229,16 @@ class RawChannel:
         await until(taken, "a record")
         return records[0]
 
+    def see(self, reference: Reference) -> bytes:
+        """The contents of a buffer in the other side's slab."""
+        at = self.far_geometry.slab_offset + reference.block * GRANULE + reference.offset
+        return self.far[at : at + reference.nbytes]
+
+    def put(self, block: int, contents: bytes) -> None:
+        """Writes into the own slab."""
+        at = self.geometry.slab_offset + block * GRANULE
+        self.own[at : at + len(contents)] = contents
+
     def open_block(self, record: Record) -> tuple[tuple[int, int], bytes]:
         """The (number, generation) and the contents of the block that a record refers to; it is not released."""
         assert record.flags & IN_BLOCK

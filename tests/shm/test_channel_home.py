@@ -60,15 +60,31 @@ def test_a_release_waits_until_the_records_before_it_were_handled(pair: Pair) ->
     assert is_home(left)
 
 
-def test_a_release_does_not_count_while_the_records_before_it_are_being_handled(pair: Pair) -> None:
+def test_a_release_counts_from_the_last_record_before_it_on_whatever_was_copied_out_with_that(pair: Pair) -> None:
     left, right = pair
     out = lend(left)
     send(right, 1)
+    send(right, 2)
     right.release(*out)
+    send(right, 3)
     came: list[bool] = []
     left.dispatch(1000, (lambda *_: came.append(left.collect()),) * 256, {})
-    assert came == [False]
-    assert left.collect()
+    assert came == [False, False, True]  # it was first seen together with the third, and counts as if behind that
+
+
+def test_a_caller_who_runs_inside_of_its_reply_uses_the_block_of_its_request_again(pair: Pair) -> None:
+    left, right = pair
+    out = lend(left)
+    right.release(*out)
+    send(right, 1)
+    again: list[int] = []
+
+    def handle(*_: object) -> None:
+        left.collect()
+        again.append(lend(left)[0])
+
+    left.dispatch(1000, (handle,) * 256, {})
+    assert again == [out[0]]
 
 
 def test_releases_come_home_in_their_order_behind_their_records(pair: Pair) -> None:

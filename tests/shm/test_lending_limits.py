@@ -13,8 +13,9 @@ from memories import METHOD, MIB, PEER, SLAB, End, Pair, is_ordinary, numbered, 
 from shmrpc.buffers import Packed
 from shmrpc.context import Lease
 from shmrpc.errors import ConnectionLost, ProtocolError, ResourceExhausted
+from shmrpc.shm.arena import size_text
 from shmrpc.shm.layout import GRANULE, Geometry
-from shmrpc.shm.lending import Placed, Shortage, size_text
+from shmrpc.shm.lending import Placed, Shortage
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 

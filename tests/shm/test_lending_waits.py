@@ -160,6 +160,18 @@ async def test_who_waits_for_leases_goes_on_when_there_are_some(pair: Pair) -> N
     assert len(left.arena.loans) == SMALL.release_entries
 
 
+async def test_what_somebody_else_took_home_wakes_who_waits_for_it(pair: Pair) -> None:
+    left, right = pair
+    left.send(numbered(SLAB // 2))
+    left.send(numbered(SLAB // 2))
+    arrived = right.receive()
+    waiting = place(left, numbered(SLAB // 2))
+    await waits(left)
+    arrived.pop()
+    left.lender.leases()  # looks what came home, as any call does that needs memory
+    await asyncio.wait_for(waiting, 20)
+
+
 async def test_all_that_wait_go_on_in_their_order(pair: Pair) -> None:
     left, right = pair
     left.send(numbered(SLAB))

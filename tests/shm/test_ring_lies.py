@@ -80,7 +80,7 @@ def test_a_kind_beyond_all_tables_is_the_peers_fault(ends: Ends) -> None:
 def test_a_lie_about_what_was_published_is_only_told_on(ends: Ends) -> None:
     set_word(ends.left.own, layout.CURSOR_TAIL, 2**64 - 1)
     assert ends.consumer.published() == 2**64 - 1
-    assert ends.consumer.taken == 0
+    assert ends.consumer.handled == 0
 
 
 # Lies about releases
