@@ -106,10 +106,10 @@ class Stage(Protocol):
         ...
 
 
-def control(stage: Stage, kind: str, number: int, fd: int | None = None, **more: object) -> None:
+def control(stage: Stage, what: str, number: int, fd: int | None = None, **more: object) -> None:
     """Sends an attach with an fd, which is closed, or a detach."""
     try:
-        send_with_fds(stage.sock, frame_of({"type": kind, "extent": number} | more), [] if fd is None else [fd])
+        send_with_fds(stage.sock, frame_of({"type": what, "extent": number} | more), [] if fd is None else [fd])
     finally:
         if fd is not None:
             os.close(fd)
@@ -221,14 +221,12 @@ class AgainstClient:
         with pytest.raises(shmrpc.Internal, match=r"Buffers\.echo: .*result does not fit") as caught:
             await self._call
         assert why in str(caught.value)
-        assert await self._small() == 7
-        assert not _cuts(self.caplog)
-
-    async def _small(self) -> int:
-        call = asyncio.ensure_future(self._stub.small(7))
+        del caught  # its traceback leads to the buffers, and so does the call
+        self._call = asyncio.ensure_future(self._stub.small(7))
         record = await self.channel.receive()
         self.channel.send(REPLY, msgspec.msgpack.encode(7), call_id=record.call_id)
-        return await call
+        assert await self._call == 7
+        assert not _cuts(self.caplog)
 
     async def must_take(self, contents: bytes) -> None:
         self.seen = await self._call
@@ -239,9 +237,12 @@ class AgainstClient:
     def look(self) -> None:
         shmrpc.leases(self._stub)
 
-    def done(self) -> None:
+    async def end(self) -> None:
+        """Lets go of the last call."""
         self.seen = None
         self._call.cancel()
+        await asyncio.wait((self._call,))
+        del self._call
 
 
 def _split(payload: bytes) -> tuple[bytes, bytes]:
@@ -291,7 +292,7 @@ async def against_client(
                 yield stage
             finally:
                 over.set()
-        stage.done()
+                await stage.end()
 
 
 @asynccontextmanager

@@ -203,13 +203,18 @@ async def test_a_release_position_that_jumps_cuts_the_connection(
 async def test_a_lie_about_the_release_ring_is_found_when_a_buffer_dies(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where nothing can be raised: the next record ends the connection."""
-    async with pair(path) as others, RawClient(path) as peer:
+    """Where nothing can be raised: whatever comes next ends the connection."""
+    few = Geometry(release_entries=16, slab_bytes=16 * KIB)
+    async with pair(path, {"geometry": few}, geometry=few) as others, RawClient(path) as peer:
         channel = await peer.shake_hands()
         channel.put(0, b"x" * 4 * KIB)
         payload = table_of([MINE], _encode([array_ext(4 * KIB)]))
         channel.set_word(RELEASE_HEAD, 1000)
-        channel.send(REQUEST, payload, flags=HAS_BUFFERS, call_id=1, method=number_of("first"))
+        for call_id in range(1, 17):
+            channel.send(REQUEST, payload, flags=HAS_BUFFERS, call_id=call_id, method=number_of("keep"))
+            assert (await channel.receive()).kind == REPLY
+        others.holder.arrays.clear()
+        channel.send(REQUEST, payload, flags=HAS_BUFFERS, call_id=17, method=number_of("first"))
         await hung_up(peer.sock)
         assert "was cut: the peer's position in the release ring is impossible" in caplog.text
         await others.at_home()
