@@ -6,7 +6,7 @@ Imports numpy: whoever may run without it imports this module late.
 import types
 import typing
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from operator import index
 from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origin
@@ -23,6 +23,10 @@ _KNOWN_MOST: Final = 256
 
 _CPU: Final = {1, 3, 11, 13}
 """DLPack's numbers of devices whose memory the CPU can read: its own, and what CUDA and ROCm pinned or manage for both."""
+
+
+_LET_OTHERS_RUN: Final = 1 << 20
+"""Bytes from which on numpy copies, which lets other threads run meanwhile, and takes longer to begin."""
 
 
 class _Sent(NamedTuple):
@@ -47,7 +51,9 @@ class ArrayPiece(Piece):
     def copy_into(self, target: memoryview) -> None:
         """Copies the elements, once, in the order in which they travel."""
         array: AnyArray = self.source
-        if self.exporter is not None:
+        if self.exporter is not None and self.nbytes < _LET_OTHERS_RUN:
+            target[:] = memoryview(self.exporter).cast("B")  # type: ignore[arg-type]
+        elif self.exporter is not None:
             np.frombuffer(target, np.uint8)[:] = _run_of(array)
         elif self.nbytes:
             np.copyto(np.ndarray(array.shape, array.dtype, target, order=self.order), array)
@@ -367,11 +373,12 @@ def nbytes_of(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any], i
         ValueError: a size is negative, or there are too many axes.
     """
     sizes = tuple(map(index, shape)) if isinstance(shape, Sequence) else (index(shape),)
-    element = np.dtype(dtype)
+    element = _element_of(dtype) if isinstance(dtype, type) else np.dtype(dtype)
     if element.subdtype is not None:
         base, inner = element.subdtype
         sizes, element = sizes + inner, base
-    dtypes.write(element)
+    if not isinstance(dtype, type):
+        dtypes.write(element)
     if min(sizes, default=0) < 0:
         raise ValueError(f"shape {sizes} has a negative size")
     if len(sizes) > dtypes.MAX_AXES:
@@ -379,13 +386,20 @@ def nbytes_of(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any], i
     return sizes, element, prod(sizes) * element.itemsize
 
 
-def array_over(memory: Buffer, shape: Any, dtype: Any, order: Literal["C", "F"] = "C") -> AnyArray:
-    """An array over memory that is as long as it takes; writable if the memory is. Nothing is filled in.
+@lru_cache(maxsize=_KNOWN_MOST)
+def _element_of(scalar: type) -> np.dtype[Any]:
+    """The dtype of a scalar type, which is what `shmrpc.empty` mostly gets."""
+    element = np.dtype(scalar)
+    dtypes.write(element)
+    return element
+
+
+def array_over(
+    memory: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"] = "C"
+) -> AnyArray:
+    """An array over memory, of what `nbytes_of` gave; writable if the memory is. Nothing is filled in.
 
     Raises:
-        ValueError: the memory is of another length.
+        TypeError: the memory is too short.
     """
-    sizes, element, nbytes = nbytes_of(shape, dtype)
-    if (length := memoryview(memory).nbytes) != nbytes:
-        raise ValueError(f"{element} of shape {sizes} takes {nbytes} bytes, the memory has {length}")
-    return np.ndarray(sizes, element, memory, order=order)  # type: ignore[arg-type]
+    return np.ndarray(shape, dtype, memory, 0, None, order)  # type: ignore[arg-type]

@@ -370,9 +370,10 @@ def test_an_array_that_cannot_be_is_refused(shape: Any, dtype: Any, error: type[
 
 def test_an_array_over_memory_is_writable_and_takes_all_of_it() -> None:
     memory = bytearray(24)
-    array = array_over(memory, (2, 3), "f4")
+    array = array_over(memory, (2, 3), np.dtype("f4"))
     array[:] = 1.5
     assert np.frombuffer(memory, "f4").tolist() == [1.5] * 6
-    assert array_over(memory, (2, 3), "f4", "F").flags.f_contiguous
-    with pytest.raises(ValueError, match=r"float32 of shape \(2, 3\) takes 24 bytes, the memory has 25"):
-        array_over(bytearray(25), (2, 3), "f4")
+    assert array_over(memory, (2, 3), np.dtype("f4"), "F").flags.f_contiguous
+    with pytest.raises(TypeError, match="too small"):
+        array_over(bytearray(23), (2, 3), np.dtype("f4"))
+    assert array_over(bytearray(), (2, 0), np.dtype("f4")).shape == (2, 0)

@@ -273,7 +273,7 @@ class Arena:
         while self._dropped:
             number = self._dropped.popleft()
             extent, first = number >> EXTENT_SHIFT, number & (1 << EXTENT_SHIFT) - 1
-            region = next((region for region in self.regions if region.number == extent), None)
+            region = self.base if not extent else next((each for each in self.extents if each.number == extent), None)
             if region is None:  # after the end
                 continue
             block = region.blocks[first]

@@ -283,7 +283,7 @@ def extents_mapped(pid: int | str = "self", *, collect: bool = True) -> list[int
         gc.collect()
     sizes = []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        if "/memfd:shmrpc" in line:
+        if "/memfd:" in line:
             begin, _, end = line.split()[0].partition("-")
             sizes.append(int(end, 16) - int(begin, 16))
     return [size for size in sizes if size >= MIB]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 import pytest
-from buffer_api import KIB, METHODS, Buffers, Holder, Pair, numbered, pair
+from buffer_api import KIB, METHODS, Buffers, Pair, numbered, pair
 from msgspec.msgpack import Ext
 from raw_peer import (
     DEFAULT,
@@ -36,7 +36,6 @@ from raw_peer import (
     raw_listener,
     references_of,
     send_with_fds,
-    table_of,
 )
 
 import shmrpc
@@ -313,4 +312,3 @@ async def _undisturbed(others: Pair) -> AsyncIterator[None]:
 
 Open = Callable[..., Any]
 stages = pytest.mark.parametrize("stage", [against_server, against_client], ids=["server", "client"])
-__all__ = ["BUFFER", "Holder", "Stage", "table_of"]
