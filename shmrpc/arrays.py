@@ -206,7 +206,7 @@ def _read_head(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C"
     dtype = dtypes.read(head[4:end])
     shape = tuple(int.from_bytes(head[at : at + 8], "little") for at in range(end, len(head), 8))
     nbytes = prod(shape) * dtype.itemsize
-    if nbytes >> 63 or max(shape, default=0) >> 63:
+    if prod(shape) * max(1, dtype.itemsize) >> 63 or max(shape, default=0) >> 63:
         raise ValueError(f"an array of shape {shape} fits into no memory")
     return dtype, shape, "F" if kind == buffers.COLUMNS_FIRST else "C", nbytes
 

@@ -85,7 +85,8 @@ def leases(stub_or_server: object) -> list[Lease]:
     """Who holds how much of this process's memory since when, by method; the largest first.
 
     At a client: what the server has not released of the arguments. At a server: what the clients have not released of the
-    results. Arrays that were made with `empty` or `buffer`, and still are somewhere in this process, have no method.
+    results. Arrays that were made with `empty` or `buffer`, and still are somewhere in this process, have no method. To be
+    called in the thread of the event loop.
 
     Raises:
         TypeError: this is neither a stub nor a server.

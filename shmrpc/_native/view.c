@@ -74,12 +74,12 @@ static void view_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     if (self->weak_references)
         PyObject_ClearWeakRefs(op);
+    PyBuffer_Release(&self->mapping); /* first: whoever hears of the end may unmap it */
     if (self->end_kind == END_RELEASER)
         releaser_send_home(self->end, self->block, self->generation);
     else if (self->end_kind == END_CALL && !interpreter_is_finalizing())
         call_end(self->end, self->block, self->generation);
     Py_XDECREF(self->end);
-    PyBuffer_Release(&self->mapping);
     PyObject_Free(self);
     Py_DECREF(type);
 }

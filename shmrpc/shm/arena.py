@@ -207,8 +207,6 @@ class Arena:
             nbytes: Its size.
             attached: Only in memory that the peer has already.
         """
-        if self._dropped:
-            self.settle_drops()
         for region in self.regions:
             if (region.attached or not attached) and (block := self.take_in(region, nbytes)) is not None:
                 return block
@@ -230,9 +228,11 @@ class Arena:
             self.extents.remove(region)
             self.extents.insert(0, region)
 
-    def _give_back_if_unused(self, block: Block) -> None:
-        if not block.handles and not block.leases:
-            self.give_back(block)
+    def _give_back_if_unused(self, block: Block) -> bool:
+        if block.handles or block.leases:
+            return False
+        self.give_back(block)
+        return True
 
     def find(self, address: int, nbytes: int) -> tuple[Block, int] | None:
         """The block that some memory of this process lies in, and the offset in it; None when it is other memory."""
@@ -268,8 +268,8 @@ class Arena:
             on_drop()
 
     def settle_drops(self) -> bool:
-        """Takes in the handles that died. Returns whether there were any."""
-        settled = False
+        """Takes in the handles that died. Returns whether that freed a block."""
+        freed = False
         while self._dropped:
             number = self._dropped.popleft()
             extent, first = number >> EXTENT_SHIFT, number & (1 << EXTENT_SHIFT) - 1
@@ -278,9 +278,8 @@ class Arena:
                 continue
             block = region.blocks[first]
             block.handles -= 1
-            self._give_back_if_unused(block)
-            settled = True
-        return settled
+            freed |= self._give_back_if_unused(block)
+        return freed
 
     # ---- leases ----
 
@@ -351,7 +350,6 @@ class Arena:
 
     def usage(self) -> list[Usage]:
         """What is out, by method, the largest first."""
-        self.settle_drops()
         blocks: Counter[str] = Counter()
         nbytes: Counter[str] = Counter()
         since: dict[str, int] = {}

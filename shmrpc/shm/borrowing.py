@@ -13,7 +13,7 @@ from shmrpc.errors import ProtocolError
 from shmrpc.shm import envelope, ring, segment
 from shmrpc.shm.arena import EXTENT_SHIFT, Arena, Block, ForgedRelease
 from shmrpc.shm.channel import Channel
-from shmrpc.shm.control import Attach, Control, Detach
+from shmrpc.shm.control import MOST_EXTENTS, Attach, Control, Detach
 from shmrpc.shm.extents import FREE, Charge
 from shmrpc.shm.layout import GRANULE, PAGE
 from shmrpc.shm.ring import View, address_of, open_references
@@ -85,6 +85,8 @@ class Borrowed:
             held = self._all_bytes - self._slabs[0][2] + sum(extent.nbytes for extent in self._lingering)
             if message.extent in self._slabs:
                 raise ProtocolError(f"the peer attached extent {message.extent}, which is attached already")
+            if len(self._extents) + len(self._lingering) >= MOST_EXTENTS:
+                raise ProtocolError(f"the peer attached an extent beside {MOST_EXTENTS}, which is all that it may have")
             if not 0 < message.nbytes <= self._limit - held or message.nbytes % PAGE:
                 raise ProtocolError(
                     f"the peer attached an extent of {message.nbytes} bytes to {held}; allowed are multiples of {PAGE} "

@@ -46,6 +46,8 @@ class Channel:
         """Set while somebody waits for memory: called, once, when some came home."""
         self._homecoming: deque[tuple[int, list[tuple[int, int]]]] = deque()
         """Released leases, and the position up to which the peer's records must be handled before they count."""
+        self._coming = 0
+        """How many leases are in it."""
         self._waiting_for_room = False
         self._closed = False
         self.push: Final[Callable[[int, int, int, int, int, bytes], int]] = self._producer.send
@@ -175,9 +177,14 @@ class Channel:
         try:
             if entries := self._reaper.take():
                 self._homecoming.append((self.consumer.published(), entries))
+                self._coming += len(entries)
             while self._homecoming and self._homecoming[0][0] <= self.consumer.handled:
-                self.arena.take_home(self._homecoming.popleft()[1])
+                _, entries = self._homecoming.popleft()
+                self._coming -= len(entries)
+                self.arena.take_home(entries)
                 came = True
+            if self._coming > len(self.arena.loans):  # else a peer that lies about its records could fill the memory
+                raise ForgedRelease(f"{self._coming} leases were released, {len(self.arena.loans)} are out")
         except (ring.RingCorrupt, ForgedRelease) as error:
             raise ProtocolError(str(error)) from None
         return came
@@ -209,6 +216,11 @@ class Channel:
                 self._ringer.ring()
 
     # ---- the end ----
+
+    def forget(self) -> None:
+        """In a forked child: lets go of its copies."""
+        self._ringer.forget()
+        self.close()
 
     def close(self) -> None:
         """Lets go of everything. Idempotent. Memory that somebody still sees goes with its last view."""

@@ -25,6 +25,8 @@ FRAME_LIMIT: Final = 4096
 """The longest body of a frame on the control socket, in bytes."""
 LAST_EXTENT: Final = (1 << 31) - 1
 """The highest number of an extent: it has to fit beside a granule's number in the word that names a block."""
+MOST_EXTENTS: Final = 64
+"""How many one side may have attached: each costs the other one a mapping and, before Python 3.13, an fd."""
 FRAMES_PER_TURN: Final = 16
 """Taken in one turn of the event loop, so that a flood does not hold it up."""
 FRAMES_PER_READ: Final = 1024

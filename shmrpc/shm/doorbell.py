@@ -80,6 +80,9 @@ class Ringer(Protocol):
     def close(self) -> None:
         """Closes the fd. Idempotent."""
 
+    def forget(self) -> None:
+        """In a forked child: the same, though a thread of the parent may have been ringing."""
+
 
 class _Ringer(ABC):
     """What the kinds have in common: an fd that no thread writes to while another one closes it."""
@@ -102,6 +105,10 @@ class _Ringer(ABC):
             if not self._closed:
                 self._closed = True
                 os.close(self._fd)
+
+    def forget(self) -> None:
+        self._lock = threading.RLock()  # a thread that is not in this process may have held it
+        self.close()
 
 
 class _EventRinger(_Ringer):

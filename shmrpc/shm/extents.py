@@ -8,15 +8,17 @@ size limits. Which block lies where is the arena's.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from time import monotonic_ns
 from typing import Final, NamedTuple
 
+import anyio
 import anyio.to_thread
 
 from shmrpc.errors import ResourceExhausted, RpcError, Unavailable
 from shmrpc.shm import segment
 from shmrpc.shm.arena import Arena, Region
-from shmrpc.shm.control import Attach, Control, Detach
+from shmrpc.shm.control import MOST_EXTENTS, Attach, Control, Detach
 from shmrpc.shm.layout import GRANULE, PAGE
 from shmrpc.shm.ring import address_of
 
@@ -24,6 +26,9 @@ log: Final = logging.getLogger("shmrpc")
 
 MIN_EXTENT: Final = 4 << 20
 """The smallest extent, bytes: small arrays share one, so that few of them are made."""
+
+_COMMITS: Final = 2
+"""Threads that make extents of one side of a connection at once."""
 
 
 class Charge(NamedTuple):
@@ -81,6 +86,11 @@ class Extents:
     def __repr__(self) -> str:
         return f"<Extents {self._arena.extent_bytes} of {self.limit} bytes, {len(self._attaching)} on their way>"
 
+    @cached_property
+    def _threads(self) -> anyio.CapacityLimiter:
+        """Not anyio's own: all its threads may wait for calls that wait for this."""
+        return anyio.CapacityLimiter(_COMMITS)
+
     def promise(self, nbytes: int) -> Region | None:
         """An extent on its way to the peer, with room for somebody who waits for a block; None when there can be none now.
 
@@ -104,11 +114,13 @@ class Extents:
         room = self.limit - self._arena.extent_bytes
         exact = -(-nbytes // PAGE) * PAGE
         idle = [region for region in reversed(self._arena.extents) if self._is_idle(region)]  # coldest first
-        if exact > room + sum(region.nbytes for region in idle):
+        extents = self._arena.extents
+        if exact > room + sum(region.nbytes for region in idle) or len(extents) - len(idle) >= MOST_EXTENTS:
             return None
-        size = extent_bytes(nbytes)
+        # At least an eighth of what there is, so that small blocks reach the limit of bytes before that of extents.
+        size = extent_bytes(max(nbytes, self._arena.extent_bytes // 8))
         for region in idle:
-            if size <= room:
+            if size <= room and len(extents) < MOST_EXTENTS:
                 break
             room += region.nbytes
             self._detach(region)
@@ -140,7 +152,7 @@ class Extents:
 
     async def _attach(self, region: Region, extent: segment.Extent) -> None:
         try:
-            await anyio.to_thread.run_sync(extent.commit)
+            await anyio.to_thread.run_sync(extent.commit, limiter=self._threads)
             if self._ended is not None:
                 raise self._ended
             await self._control.send(Attach(region.number, region.nbytes, extent.kind), [extent.fd])

@@ -260,6 +260,9 @@ class IncomingCalls:
         except ProtocolError as error:
             self._on_broken(error)
             return
+        except Exception as error:  # whatever an exporter raises: of this call, not of the session
+            self._fail(call, error, _NOT_ENCODED)
+            return
         if isinstance(placed, Placed):
             self._end(call, kind, placed.payload, placed)
             return
@@ -287,6 +290,8 @@ class IncomingCalls:
             self._on_broken(error)
         except RpcError as error:
             self._end_refused(call, error)
+        except Exception as error:  # of what the handler gave, which may have changed while it waited
+            self._fail(call, error, _NOT_ENCODED)
         else:
             self._end(call, kind, placed.payload, placed)
 

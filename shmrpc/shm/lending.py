@@ -137,22 +137,25 @@ class Lender:
         if not self._may_lend(len(pieces) + in_block):
             return Shortage()
         places: list[Place | Returned] = []
-        for piece in pieces:
-            place = self._find(piece) or self._take(piece.nbytes)
-            if isinstance(place, Shortage):
-                return place._replace(held=places)
-            places.append(place)
-        envelope_place = self._take(whole) if in_block else None
-        if isinstance(envelope_place, Shortage):
-            return envelope_place._replace(held=places)
         try:
-            for piece, place in zip(pieces, places, strict=True):
+            for piece in pieces:
+                place = self._find(piece) or self._take(piece.nbytes)
+                if isinstance(place, Shortage):
+                    return place._replace(held=places)
+                places.append(place)
+            envelope_place = None
+            if in_block:
+                place = self._take(whole)
+                if isinstance(place, Shortage):
+                    return place._replace(held=places)
+                places.append(envelope_place := place)
+            for piece, place in zip(pieces, places, strict=False):
                 if isinstance(place, Place) and place.fresh:
                     piece.copy_into(place.block.memory(piece.nbytes))
         except BaseException:
-            self._give_up([*places, *filter(None, (envelope_place,))])
+            self._give_up(places)
             raise
-        return self._lend(payload, sizes, places, envelope_place, method)
+        return self._lend(payload, sizes, places[: len(pieces)], envelope_place, method)
 
     def _give_up(self, places: Sequence[Place | Returned]) -> None:
         for place in places:
@@ -232,6 +235,8 @@ class Lender:
         """Takes back what was placed and then not sent."""
         for lease in placed.leases:
             self._arena.end_lease(lease)
+        if self._waiters:
+            self.look_again()
 
     # ---- waiting for memory ----
 
@@ -324,6 +329,8 @@ class Lender:
         """
         if threading.get_ident() == self._thread:
             return self._allocate(nbytes)
+        if self._ended is not None or self._loop.is_closed():
+            return bytearray(nbytes)
         answer: concurrent.futures.Future[Buffer] = concurrent.futures.Future()
 
         def allocate() -> None:

@@ -234,8 +234,8 @@ class Session:
             self.outgoing.forked = True
         if self._watch is not None:
             self._watch.forget()
+        self.channel.forget()  # first: a View that dies in this process must not release the parent's lease
         self.memory.forget()
-        self.channel.close()
 
 
 _live: weakref.WeakSet[Session] = weakref.WeakSet()

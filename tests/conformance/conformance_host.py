@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance_api import Echo, Inner, Threads
+from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_older import OlderService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 
@@ -32,7 +33,8 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
         await at("older.sock", OlderService())
         await at("debug.sock", Service(inner), debug=True)
         threads = shmrpc.service(ThreadHandlers(), Threads)
-        await at("main.sock", Service(inner), Echo(), InnerService(), NamesService(), threads)
+        arrays = shmrpc.service(ArrayThreadHandlers(), ArrayThreads)
+        await at("main.sock", Service(inner), Echo(), InnerService(), NamesService(), threads, ArrayService(), arrays)
         await until_input_ends()
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 from conformance_api import Api, Echo, Inner, Life, Names, Threads
+from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 
 import shmrpc
@@ -166,6 +167,8 @@ class Local(Transport):
                 Inner: InnerService(),
                 Names: NamesService(),
                 Threads: ThreadHandlers(),
+                Arrays: ArrayService(),
+                ArrayThreads: ArrayThreadHandlers(),
             }
             yield
 

@@ -64,6 +64,10 @@ class Buffers(Protocol):
         """Gives it back when it is let go."""
         ...
 
+    async def nap(self, array: Bytes) -> int:
+        """Waits for nothing, for some turns of the event loop."""
+        ...
+
     async def let_go(self) -> int: ...
     async def keep(self, array: Bytes) -> None: ...
     async def kept(self) -> list[int]:
@@ -136,6 +140,11 @@ class Holder(Buffers):
         finally:
             self.held.remove(held)
         return array
+
+    async def nap(self, array: Bytes) -> int:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return int(array[0])
 
     async def let_go(self) -> int:
         for held in self.held:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,25 @@ async def test_a_result_that_no_room_is_left_for_waits_when_it_is_sent(path: str
         results.clear()
         assert (await call == 2).all()
         del call
+        await both.at_home()
+
+
+async def test_who_waits_for_memory_gets_that_of_an_array_that_dies_here_on_whatever_thread(path: str) -> None:
+    async with pair(path, {"max_extent_bytes": 8 * MIB}) as both:
+        boxes = [[shmrpc.empty(4 * MIB, np.uint8, to=both.stub)] for _ in range(2)]
+        for (array,) in boxes:
+            await both.stub.checksum(array)  # so that the peer has its extent, whose coming would have all look again
+        del array
+        calls = [asyncio.ensure_future(both.stub.first(numbered(4 * MIB, number))) for number in (1, 2)]
+        await _wait_for_memory(both, *calls)
+        for _ in range(200):
+            await asyncio.sleep(0)  # until the doorbell has rung for the last time, which has the client look too
+        thread = threading.Thread(target=boxes[0].clear)
+        thread.start()
+        done, _ = await asyncio.wait(calls)
+        thread.join()
+        assert sorted(call.result() for call in done) == [1, 2]
+        boxes.clear()
         await both.at_home()
 
 

@@ -74,12 +74,15 @@ async def _cancelled(both: Pair, array: Bytes) -> None:
 
 
 async def _cancelled_at_once(both: Pair, array: Bytes) -> None:
-    for turns in range(4):
-        call = asyncio.ensure_future(both.stub.echo(array))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        call.cancel()
-        await asyncio.wait((call,))
+    for method in (both.stub.echo, both.stub.hold, both.stub.nap):
+        for turns in range(4):
+            call = asyncio.ensure_future(method(array))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait((call,))
+    await both.stub.small(1)
+    await _held(both, 0)
 
 
 async def _cancelled_with_its_reply(both: Pair, array: Bytes) -> None:
