@@ -303,9 +303,10 @@ def test_the_specification_has_the_numbers_of_the_extension_that_stands_for_a_bu
 
 
 def test_the_specification_has_the_limits_of_a_control_message() -> None:
-    assert specified("control frame limit", "last extent") == {
+    assert specified("control frame limit", "last extent", "most extents") == {
         "control frame limit": control.FRAME_LIMIT,
         "last extent": control.LAST_EXTENT,
+        "most extents": control.MOST_EXTENTS,
     }
 
 

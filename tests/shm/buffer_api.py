@@ -253,7 +253,7 @@ class Client:
         if user is not None:
             script = [life_processes.STRANGER_SCRIPT, str(user), "buffers"]
         self.process = Popen(
-            [sys.executable, "-X", "dev", "-W", "error", *script, path, part],
+            [sys.executable, "-W", "error", *script, path, part],
             env={**os.environ, "PYTHONPATH": str(life_processes.ROOT)},
             stdin=PIPE,
             stdout=PIPE,

@@ -57,7 +57,7 @@ def _pack(*arguments: object) -> bytes:
         (ADD, _pack(1, 2, 3), "Life.add: Expected `array` of at most length 2, got 3"),
         (ECHO, _pack(), "Life.echo: Expected `array` of length 1, got 0"),
         (ECHO, _pack(b"", b""), "Life.echo: Expected `array` of length 1, got 2"),
-        (ECHO, _pack(7), "Life.echo: parameter 'payload': Expected `bytes`, got `int`"),
+        (ECHO, _pack(7), "Life.echo: parameter 'payload': Expected bytes, got int"),
         (CHEER, _pack({"mood": 7}), "Life.cheer: parameter 'who'.mood: Expected `str`, got `int`"),
         (CHEER, _pack({}), "Life.cheer: parameter 'who': Object missing required field `mood`"),
         (ADD, b"", "Life.add: Input data was truncated"),

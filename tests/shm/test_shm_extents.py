@@ -25,7 +25,7 @@ from buffer_api import (
     serving,
 )
 from life_processes import STRANGER, as_root, kill, stop
-from life_waiting import until
+from life_waiting import PATIENCE, until
 from raw_peer import DEFAULT
 
 import shmrpc
@@ -139,7 +139,7 @@ async def test_a_connection_that_ends_takes_its_extents_along_in_both_processes(
                 del result
             assert extents_mapped() == []
             await until(lambda: extents_mapped(server.pid) == [], "the server to let go of them")
-            assert segment_fds(server.pid) == fds
+            await until(lambda: segment_fds(server.pid) == fds, "the server to close its fds")
 
 
 @pytest.mark.parametrize("method", ["copied", "born", "given", "given born"])
@@ -317,7 +317,8 @@ async def test_a_result_that_no_room_is_left_for_waits_when_it_is_sent(path: str
 
 
 async def test_who_waits_for_memory_gets_that_of_an_array_that_dies_here_on_whatever_thread(path: str) -> None:
-    async with pair(path, {"max_extent_bytes": 8 * MIB}) as both:
+    patient = {"max_extent_bytes": 8 * MIB, "extent_idle": 1000.0, "lease_warning": 1000.0}  # no timer looks either
+    async with pair(path, patient) as both:
         boxes = [[shmrpc.empty(4 * MIB, np.uint8, to=both.stub)] for _ in range(2)]
         for (array,) in boxes:
             await both.stub.checksum(array)  # so that the peer has its extent, whose coming would have all look again
@@ -328,8 +329,9 @@ async def test_who_waits_for_memory_gets_that_of_an_array_that_dies_here_on_what
             await asyncio.sleep(0)  # until the doorbell has rung for the last time, which has the client look too
         thread = threading.Thread(target=boxes[0].clear)
         thread.start()
-        done, _ = await asyncio.wait(calls)
+        done, late = await asyncio.wait(calls, timeout=PATIENCE)
         thread.join()
+        assert not late
         assert sorted(call.result() for call in done) == [1, 2]
         boxes.clear()
         await both.at_home()
@@ -398,11 +400,10 @@ async def test_a_connection_may_end_while_extents_are_on_their_way(path: str) ->
 
     for turns in range(8):
         born = await connect_and_leave(turns)
-        await asyncio.sleep(0)  # what has ended is let go of by the loop
-        assert extents_mapped() == [5 * MIB]
+        await until(lambda: extents_mapped() == [5 * MIB], "the rest to go")
         born[:] = 1
         del born
-        assert extents_mapped() == []
+        await until(lambda: extents_mapped() == [], "the last one to go")
 
 
 # For each uid other than the server's
