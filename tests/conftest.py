@@ -78,6 +78,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Fails a test that leaves an fd, a shared mapping, a thread or a child process behind."""
     result = yield
+    for thread in threading.enumerate():
+        if thread.name == "AnyIO worker thread":  # told to end with its event loop, and on a busy machine still at it
+            thread.join(10)
     gc.collect()
     left = Held().left_since(item.stash[_before])
     assert not left, f"the test left behind: {left}"
