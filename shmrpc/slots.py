@@ -232,6 +232,8 @@ def bare(annotation: Any) -> Any:
             annotation = annotation.__supertype__
         elif type(annotation).__name__ == "TypeAliasType":
             annotation = annotation.__value__
+        elif type(alias := get_origin(annotation)).__name__ == "TypeAliasType":  # such is NDArray[…] from numpy 2.5 on
+            annotation = alias.__value__[get_args(annotation)]
         else:
             return annotation
 
@@ -265,6 +267,7 @@ def spec_of(annotation: Any) -> "ArraySpec | None":
     """
     if "numpy" not in sys.modules:
         return None  # then it names no type of numpy's
+    annotation = bare(annotation)
     if (get_origin(annotation) or annotation) is not getattr(sys.modules["numpy"], "ndarray", None):
         return None
     if (spec := _specs.get(annotation)) is None:

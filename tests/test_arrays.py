@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from travelling import arrive
 
 from shmrpc import arrays, buffers
-from shmrpc.arrays import array_over, nbytes_of, spec_of
+from shmrpc.arrays import array_over, nbytes_of
 from shmrpc.buffers import INLINE_BYTES, Ext, Piece
+from shmrpc.slots import spec_of
 
 big = np.arange(30_000, dtype=np.float64).reshape(100, 300)
 colours = np.zeros(2000, [("name", "U5"), ("rgb", "u1", (3,)), ("at", [("x", "f4"), ("y", ">f8")])])

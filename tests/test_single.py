@@ -77,7 +77,7 @@ def test_an_array_that_changes_its_shape_is_met_anew() -> None:
     row = codec()
     array = np.arange(LARGE, dtype=np.uint16)
     flat = row.pack((array,)).payload
-    array.shape = (100, 100)
+    array.resize((100, 100))
     assert row.describe((array,)) is None
     assert row.pack((array,)).payload != flat
 
