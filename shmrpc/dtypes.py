@@ -80,6 +80,8 @@ def read(text: bytes) -> AnyDtype:
         if text[:1] in (b"<", b">", b"|"):
             return _read(text.decode("ascii"), 0)
         return _read(msgspec.msgpack.decode(text), 0)
+    except msgspec.DecodeError as error:  # a ValueError, and its text does not say of what
+        raise ValueError(f"{text[:80]!r} is no dtype: {error}") from None
     except ValueError:
         raise
     except Exception as error:  # numpy's constructor, or a decoder, at the mercy of the peer

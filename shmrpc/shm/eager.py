@@ -8,7 +8,6 @@ the seat carries it on, so that it is the same task from the first line of the h
 """
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from types import CoroutineType
@@ -71,6 +70,25 @@ class _Drive:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._generator
+
+
+class _Late:
+    """Awaits a coroutine; lets go of it when it begins, or when it is taken away because it never will."""
+
+    __slots__ = ("_coroutine",)
+
+    def __init__(self, coroutine: Coro) -> None:
+        self._coroutine: Coro | None = coroutine
+
+    def take(self) -> Coro | None:
+        """The coroutine, if it has not begun: a task that was cancelled must not keep what its handler would have seen."""
+        coroutine, self._coroutine = self._coroutine, None
+        return coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine = self.take()
+        assert coroutine is not None  # awaited once, and not after it was taken
+        return coroutine.__await__()
 
 
 class _Seat(Generic[J]):
@@ -171,12 +189,12 @@ class Starter(Generic[J]):
         """While no seat is ready: all of the coroutine as a task, from the next turn of the loop on."""
         context = self._context.copy()
         context.run(self._variable.set, job)
-        whole = _finish(coroutine, job, self._on_end)
+        whole = _finish(late := _Late(coroutine), job, self._on_end)
         job.task = asyncio.Task(whole, loop=self._loop, context=context, name="shmrpc handler")
 
         def check_started(task: "asyncio.Task[None]") -> None:
-            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                coroutine.close()  # a task that is cancelled before its first step runs none of its code
+            if (never_begun := late.take()) is not None:
+                never_begun.close()  # a task that is cancelled before its first step runs none of its code
                 self._on_end(job, None, asyncio.CancelledError())
 
         job.task.add_done_callback(check_started)
