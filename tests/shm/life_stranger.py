@@ -9,8 +9,11 @@ import os
 import sys
 import tempfile
 
+import buffer_client
 import life_client
+import numpy as np
 import uvloop
+from buffer_api import Buffers, Holder
 from life_api import Keeper, Life
 
 import shmrpc
@@ -18,18 +21,19 @@ from shmrpc import cli
 
 
 async def warm_up() -> None:
-    """Makes one call, so that everything is imported that making and serving calls needs."""
+    """Makes calls with and without arrays, so that everything is imported that making and serving calls needs."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/warm.sock"
         async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life:
             await asyncio.to_thread(os.getuid)
             await life.add(1)
+        async with shmrpc.Server(Holder(), at=path), shmrpc.connect(Buffers, path) as stub:
+            await stub.echo(np.zeros(1 << 20, np.uint8))  # needs an extent
+            shmrpc.empty(1, np.uint8, to=stub)[:] = await stub.give(1, 7)
 
 
 def main(uid: int, what: str, *arguments: str) -> None:
     asyncio.run(warm_up())
-    if what == "buffers":
-        import buffer_client
     uvloop.new_event_loop().close()
     os.setgroups([])
     os.setgid(uid)

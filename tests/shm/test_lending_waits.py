@@ -232,8 +232,9 @@ async def test_an_extent_whose_maker_went_away_wakes_who_waits_for_memory_to_com
         await settle()
         assert len(left.lender._waiters) == 1
         maker.cancel()
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait((maker, waiting), timeout=20)
         assert maker.cancelled()
+        assert waiting.result().leases
 
 
 @pytest.mark.parametrize(
