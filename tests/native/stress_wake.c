@@ -5,7 +5,9 @@
  *   blocks   the producer sleeps until a block has come home
  *
  * In each round the ringer waits until the sleeper has begun to fall asleep, and publishes at about the moment at which
- * the sleeper arms: both stores are then on their way while both sides load. The sleep is a real one, in poll() on an
+ * the sleeper arms: both stores are then on their way while both sides load. That moment is found by trial, since it
+ * depends on the processor: the sleeper arms a little later after each round in which it slept, and a little earlier after
+ * each in which it did not. The sleep is a real one, in poll() on an
  * eventfd. When it lasts suspiciously long the sleeper judges it: what it waits for is there, every publication has been
  * decided upon (see `begun` and `decided`), and the doorbell is silent; then nobody will ever ring, and the wake-up is
  * lost. So a slow machine makes no false alarm. The exit status says how it ended: 0 none was lost, 3 one was, and the
@@ -19,6 +21,7 @@
 #include <sys/eventfd.h>
 
 enum { RING = 4096, ENTRIES = 8, LOST = 3, SUSPICIOUS_MS = 5 };
+enum { BURDEN = 8, JITTER = 128, STEP = 4, MOST_LEAD = 1 << 14 }; /* turns of `linger` */
 
 struct run {
     struct segments both;
@@ -31,6 +34,7 @@ struct run {
     shm_word woken;       /* the last round that it saw the end of; UINT64_MAX: it stops */
     uint64_t sleeps, rings;
     bool lost;
+    struct { _Alignas(64) shm_word word; } burden[BURDEN]; /* a cache line each */
 };
 
 static struct shm_consumer consumer;
@@ -38,10 +42,11 @@ static struct shm_producer producer;
 static struct shm_releaser releaser;
 static struct shm_reaper reaper;
 
-static void linger(uint64_t *random, uint64_t longest)
+/* A few cycles a turn on every processor: a pause instruction takes from a handful to two hundred of them. */
+static void linger(uint64_t turns)
 {
-    for (uint64_t i = random_below(random, longest); i; i--)
-        shm_pause();
+    for (; turns; turns--)
+        __asm__ volatile("" ::: "memory");
 }
 
 /* ---- what is published and found, for each of the three ---- */
@@ -111,6 +116,15 @@ static void consume(const struct run *run)
 
 /* ---- the two threads ---- */
 
+/* Stores that take long, since the other thread wrote the same cache lines last. A store behind them waits in the store
+ * buffer, and what is loaded meanwhile overtakes it: that is what the fences are there for.
+ */
+static void burden_stores(struct run *run, uint64_t round)
+{
+    for (int i = 0; i < BURDEN; i++)
+        shm_store_relaxed(&run->burden[i].word, round);
+}
+
 static void wait_for(const struct run *run, const shm_word *word, uint64_t round)
 {
     for (int i = 1; shm_load_acquire(word) < round && shm_load_acquire(&run->woken) != UINT64_MAX; i++)
@@ -127,7 +141,8 @@ static void *ring(void *argument)
     uint64_t random = 11;
     for (uint64_t round = 1;; round++) {
         wait_for(run, &run->asleep, round);
-        linger(&random, 24);
+        burden_stores(run, round);
+        linger(random_below(&random, JITTER));
         shm_store_relaxed(&run->begun, round);
         publish(run, round);
         if (shm_ringer_must_ring(&ringer)) {
@@ -169,10 +184,11 @@ static void *sleep_and_wake(void *argument)
 {
     struct run *run = argument;
     struct shm_sleeper sleeper = run->what == RECORDS ? record_sleeper_of(&run->both) : room_sleeper_of(&run->both);
-    uint64_t random = 12;
+    uint64_t random = 12, lead = 0, sleeps = 0;
     for (uint64_t round = 1; round <= run->rounds && !run->lost; round++) {
         shm_store_release(&run->asleep, round);
-        linger(&random, 24);
+        linger(lead + random_below(&random, JITTER));
+        burden_stores(run, round);
         shm_sleeper_arm(&sleeper);
         while (!there(run)) {
             if (!sleep_on(run)) {
@@ -187,6 +203,11 @@ static void *sleep_and_wake(void *argument)
         CHECK(there(run));
         consume(run);
         shm_store_release(&run->woken, round);
+        if (run->sleeps > sleeps) /* it armed too early to race with the publication */
+            lead = lead + STEP < MOST_LEAD ? lead + STEP : 0;
+        else if (lead >= STEP)
+            lead -= STEP;
+        sleeps = run->sleeps;
     }
     shm_store_release(&run->woken, UINT64_MAX);
     return NULL;

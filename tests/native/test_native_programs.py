@@ -109,7 +109,7 @@ def test_a_relaxed_publish_is_caught_as_a_data_race(build: Build, name: str) -> 
 @pytest.mark.parametrize("side", ["RINGER", "SLEEPER"])
 def test_a_missing_fence_is_caught_as_a_lost_wake_up(build: Build, what: str, side: str) -> None:
     mutant = build("stress_wake", *VARIANTS["plain"], f"-DSHMRPC_MUTANT_NO_{side}_FENCE")
-    done = run(mutant, what, "5000000")  # it stops at the first loss, after some hundreds of rounds
+    done = run(mutant, what, "5000000")  # it stops at the first loss, after some thousands of rounds
     assert done.returncode == LOST_WAKE_UP, done.stdout
 
 
