@@ -283,24 +283,6 @@ class Arena:
 
     # ---- leases ----
 
-    def refer(self, exporter: object, method: str, body: bytes) -> tuple[bytes, int] | None:
-        """A payload that lends what an object shows, and its lease. None: that does not lie in a block, in one run, or there
-        is something to see to first: see `ring.Ledger`.
-        """
-        ledger = self.ledger
-        if (referred := ledger.refer(exporter, method, body)) is not None:
-            return referred
-        where = ring.address_of(exporter)
-        if where is None or not where[2] or len(self.loans) >= ledger.mark:
-            return None
-        found = self.find(where[0], where[1])
-        room = min(ledger.longest_body, ledger.largest_message - where[1])
-        if found is None or not found[0].region.attached or len(body) > room:
-            return None
-        block, offset = found
-        lease = self.lend(block, offset, where[1], method)
-        return ring.pack_references([(block.number, lease, offset, where[1])], body), lease
-
     def end_lease(self, lease: int) -> None:
         """Ends a lease that the peer never got."""
         block = self.loans.pop(lease).block

@@ -105,6 +105,7 @@ class Calling:
         """The same for a method whose arguments or result can hold buffers."""
         link = self._link
         pack, unpack, describe = method.pack_arguments, method.unpack_result, method.describe
+        decode = None if method.buffered_result else method.decode_result
         full_name, required, arity = method.full_name, method.required, method.arity
         by_position = method.plain
         always_slow = bool(options.metadata) or method.oneway
@@ -142,6 +143,11 @@ class Calling:
                     calls.abandon(pending)
                     raise
             if answer.__class__ is bytes:
+                if decode is not None:
+                    try:
+                        return decode(answer)
+                    except Exception:  # whatever it is: unpack says what does not fit
+                        return unpack(answer, ())
                 return unpack(answer, ())
             if answer.__class__ is not Parcel:
                 try:

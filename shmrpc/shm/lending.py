@@ -88,6 +88,8 @@ class Lender:
         self._on_broken = on_broken
         self._ledger.longest_body = channel.inline_limit - _TABLE_BYTES - _REFERENCE_BYTES  # to fit in a record
         self._ledger.largest_message = channel.max_message
+        self._most_bytes: Final = max(extents.limit, channel.arena.base.nbytes)
+        """Of all blocks of a message."""
         self._thread = threading.get_ident()
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -106,17 +108,46 @@ class Lender:
             ResourceExhausted: it is larger than a message, or all memory of the connection, may be.
             ProtocolError: a release of the peer is forged.
         """
-        payload, pieces = packed
-        if len(pieces) == 1:
-            if len(self._arena.loans) >= self._ledger.mark:
-                self._look_home()
-            referred = self._arena.refer(pieces[0].exporter, method, payload)
-            if referred is not None:
-                return _placed(Placed, (referred[0], envelope.HAS_BUFFERS, referred[1:], ()))
+        if len(packed.pieces) == 1 and (placed := self._try_place_one(packed, method)) is not None:
+            return placed
         outcome = self._try_place(packed, method)
         if isinstance(outcome, Shortage):
             self._give_up(outcome.held)
         return outcome
+
+    def _try_place_one(self, packed: Packed, method: str) -> Placed | None:
+        """The same for one piece, quicker. None: it takes more than this, or there is something to see to first."""
+        payload, (piece,) = packed
+        arena, ledger, nbytes = self._arena, self._ledger, piece.nbytes
+        if len(arena.loans) >= ledger.mark:
+            self._look_home()
+        if (referred := ledger.refer(piece.exporter, method, payload)) is not None:
+            return _placed(Placed, (referred[0], envelope.HAS_BUFFERS, referred[1:], ()))
+        room = min(ledger.longest_body, ledger.largest_message - nbytes)
+        if len(arena.loans) >= ledger.mark or len(payload) > room or nbytes > self._most_bytes:
+            return None
+        found = self._find(piece)
+        if isinstance(found, Shortage):
+            return None
+        if isinstance(found, Returned):
+            view = found.view
+            payload = pack_references([(view.block | PEER_OWNED, view.generation, found.offset, nbytes)], payload)
+            return _placed(Placed, (payload, envelope.HAS_BUFFERS, (), (view,)))
+        if found is None:
+            self._channel.collect()  # first, so that the block that is warmest is used again, and not the next one
+            if (block := arena.take(nbytes, attached=True)) is None:
+                return None
+            try:
+                piece.copy_into(block.memory(nbytes))
+            except BaseException:
+                arena.give_back(block)
+                raise
+            offset = 0
+        else:
+            block, offset, _ = found
+        lease = arena.lend(block, offset, nbytes, method)
+        payload = pack_references([(block.number, lease, offset, nbytes)], payload)
+        return _placed(Placed, (payload, envelope.HAS_BUFFERS, (lease,), ()))
 
     def _look_home(self) -> None:
         """Takes home what came, so that the ledger stays small and warm, and says until when there is no need to look."""
@@ -198,7 +229,7 @@ class Lender:
 
     def _check_size(self, nbytes: int, in_blocks: int, blocks: int) -> None:
         """Refuses a message of so many bytes, of which so many in so many blocks, that can never be sent."""
-        most = max(self._extents.limit, self._arena.base.nbytes)
+        most = self._most_bytes
         if nbytes > self._channel.max_message:
             limit = size_text(self._channel.max_message)
             raise ResourceExhausted(f"message is {size_text(nbytes)}, the limit is {limit} (max_message)")
@@ -221,8 +252,11 @@ class Lender:
         """Where a piece lies that needs no copy; None for other memory."""
         if piece.exporter is None or (where := address_of(piece.exporter)) is None or not where[2]:
             return None
-        if (found := self._arena.find(where[0], piece.nbytes)) is None:
-            return self._borrowed.find(where[0], piece.exporter)
+        address, _, _, readonly = where
+        if readonly and (returned := self._borrowed.find(address, piece.exporter)) is not None:
+            return returned
+        if (found := self._arena.find(address, piece.nbytes)) is None:
+            return None
         block, offset = found
         return Place(block, offset, fresh=False) if block.region.attached else Shortage(region=block.region)
 
