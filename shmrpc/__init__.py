@@ -3,7 +3,6 @@
 from shmrpc.buffers import Buffer
 from shmrpc.client import connect, options, peer
 from shmrpc.context import Call, Lease, Metadata, Peer, current_call
-from shmrpc.contract import method, oneway
 from shmrpc.dispatch import service
 from shmrpc.errors import (
     BadAddress,
@@ -29,6 +28,7 @@ from shmrpc.errors import (
     WrongLoop,
 )
 from shmrpc.local import local
+from shmrpc.policy import method, oneway
 from shmrpc.server import Server, serve
 from shmrpc.sharing import buffer, empty, leases
 

@@ -95,19 +95,27 @@ def connect(
     return Connection(read, link, options)
 
 
-def options(stub: T, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None) -> T:
+def options(
+    stub: T,
+    *,
+    timeout: float | None = None,
+    metadata: Mapping[str, str | bytes] | None = None,
+    idle_timeout: float | None = None,
+) -> T:
     """The same stub with other options for its calls, over the same connection.
 
     Args:
         stub: What `connect` or `local` gave.
-        timeout: Seconds for each call, instead of the stub's; None leaves it as it is.
+        timeout: Seconds for each call, instead of the stub's, a stream's to its end; None leaves it as it is.
         metadata: Added to the stub's, key by key.
+        idle_timeout: Seconds that the next item of a result that is a stream may take, counted from when it is asked for;
+            then the call ends with `DeadlineExceeded`. None leaves it as it is.
 
     Raises:
         TypeError: this is no stub.
     """
     contract, transport, current = open_stub(stub)
-    return cast(T, Stub(contract, transport, current.merged(timeout, metadata)))
+    return cast(T, Stub(contract, transport, current.merged(timeout, metadata, idle_timeout)))
 
 
 def peer(stub: object) -> Peer | None:

@@ -260,6 +260,59 @@ class ValueCodec:
         return _with_views(self.decode, payload, views)
 
 
+class ItemCodec:
+    """How the items of a stream travel: many in one message where they can hold no buffers, else one in each.
+
+    A message of many is a msgpack array, with the long form of its head (array 32) whatever its length.
+
+    Raises:
+        TypeError: the items' type cannot travel.
+    """
+
+    def __init__(self, type_: Any) -> None:
+        value = ValueCodec(type_)
+        self.buffered: Final = value.buffered
+        """Whether an item can hold a buffer, at any depth."""
+        self.pack: Final = value.pack
+        """Encodes one item. Raises whatever is wrong with it."""
+        self.unpack: Final = value.unpack
+        """Decodes one item, given its buffers; with the decoder's own errors."""
+        self.decode_many: Final[Callable[[bytes], list[Any]]] = msgspec.msgpack.Decoder(
+            list.__class_getitem__(Any if self.buffered else slots.rewrite(type_))
+        ).decode
+        """Decodes a message of many; with the decoder's own errors."""
+
+    def read(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
+        """The items of one message; with the decoder's own errors."""
+        return self.decode_many(payload) if many else [self.unpack(payload, views)]
+
+
+MANY_HEAD_BYTES: Final = 5
+_MANY: Final = 0xDD
+
+encode_into: Final[Callable[[Any, bytearray, int], None]] = msgspec.msgpack.Encoder(
+    enc_hook=exporters.unwrap
+).encode_into
+"""Encodes what holds no buffers into the end of a bytearray."""
+
+
+def head_of_many(count: int) -> bytes:
+    """How a message of so many items begins."""
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def count_of_many(payload: bytes) -> int:
+    """How many items a message of many says that it has.
+
+    Raises:
+        ValueError: it does not begin as such a message does, or is too short for what it says.
+    """
+    count = int.from_bytes(payload[1:MANY_HEAD_BYTES], "big")
+    if len(payload) < MANY_HEAD_BYTES + max(count, 1) or payload[0] != _MANY or not count:
+        raise ValueError(f"{len(payload)} bytes are no message of {count} items")
+    return count
+
+
 def _describe_nothing(values: tuple[Any, ...]) -> bytes | None:
     return None
 

@@ -141,12 +141,19 @@ class CallOptions(msgspec.Struct, frozen=True):
     timeout_ns: int = 0
     """Relative; 0: none."""
     metadata: dict[str, str | bytes] = msgspec.field(default_factory=dict)
+    idle_timeout: float | None = None
+    """Seconds for each item of a result that is a stream; None: no limit."""
 
-    def merged(self, timeout: float | None, metadata: Metadata | None) -> "CallOptions":
+    def merged(
+        self, timeout: float | None, metadata: Metadata | None, idle_timeout: float | None = None
+    ) -> "CallOptions":
         """These options with some replaced; metadata is added key by key."""
+        if idle_timeout is not None:
+            timeout_to_ns(idle_timeout)  # which refuses what is none
         return CallOptions(
             self.timeout_ns if timeout is None else timeout_to_ns(timeout),
             {**self.metadata, **_checked(metadata)} if metadata else self.metadata,
+            self.idle_timeout if idle_timeout is None else idle_timeout,
         )
 
     def deadline_ns(self) -> int:

@@ -5,7 +5,7 @@ records or sockets.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 import anyio.to_thread
 
 from shmrpc import contract as contracts
-from shmrpc.contract import Contract, Method
+from shmrpc.contract import Contract
 from shmrpc.errors import ContractError, Unimplemented
+from shmrpc.methods import Method
 
 
 class _Threads:
@@ -39,8 +40,12 @@ class ServedMethod:
         if not callable(handler):
             raise ContractError(f"{method.full_name}: {type(implementation).__name__}.{method.name} is not callable")
         _check_parameters(method, handler, type(implementation).__name__)
-        self.invoke: Final[Callable[..., Awaitable[Any]]] = _as_async(method, handler, threads)
-        """Called with the decoded arguments by position; its awaitable gives the result."""
+        make = _as_stream if method.streams_result else _as_async
+        self.invoke: Final[Callable[..., Any]] = make(method, handler, threads)
+        """Called with the decoded arguments by position, and an async iterator for one that is a stream; gives an awaitable
+        of the result, or an async iterator of its items."""
+        self.streaming: Final = method.streams_result or method.stream_index is not None
+        """Whether a parameter or the result is a stream."""
         self.decode: Final = method.decode
         self.decode_arguments: Final = method.decode_arguments
         self.encode: Final = method.encode
@@ -70,6 +75,11 @@ def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) ->
         if method.plain:
             return handler
         return lambda *args: method.call(handler, args)
+    if method.stream_index is not None:
+        raise ContractError(
+            f"{method.full_name}: its handler is a plain 'def', which runs in a thread, and cannot read a stream there; "
+            "make it 'async def'"
+        )
 
     async def in_thread(*args: Any) -> Any:
         # Abandoned on cancellation: the caller's wait ends, the thread runs on to its end and its result is dropped.
@@ -80,6 +90,31 @@ def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) ->
         return await result if inspect.isawaitable(result) else result
 
     return in_thread
+
+
+def _as_stream(method: Method, handler: Callable[..., Any], threads: _Threads) -> Callable[..., AsyncIterator[Any]]:
+    function = inspect.unwrap(handler)
+    if inspect.isgeneratorfunction(function):
+        return lambda *args: _step_in_threads(method.call(handler, args), threads)
+    if inspect.iscoroutinefunction(function):
+
+        async def after_coroutine(*args: Any) -> AsyncIterator[Any]:
+            async for item in await method.call(handler, args):
+                yield item
+
+        return after_coroutine
+    return handler if method.plain else lambda *args: method.call(handler, args)
+
+
+async def _step_in_threads(generator: Generator[Any, Any, Any], threads: _Threads) -> AsyncIterator[Any]:
+    """The items of a plain generator, which takes each of its steps in a thread."""
+    end = object()
+    try:
+        while (item := await anyio.to_thread.run_sync(next, generator, end, limiter=threads.limiter)) is not end:
+            yield item
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(generator.close, limiter=threads.limiter)
 
 
 class Service(NamedTuple):

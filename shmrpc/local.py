@@ -8,7 +8,8 @@ import asyncio
 import contextvars
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -19,10 +20,14 @@ from shmrpc import contract as contracts
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.client import Connection
 from shmrpc.context import CallOptions, Lease, Metadata, Peer, remaining_seconds, running
-from shmrpc.contract import Contract, Method
+from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, WrongLoop
 from shmrpc.failure import error_of, failure_of
+from shmrpc.inlet import cut_off
+from shmrpc.local_flows import LocalFlow
+from shmrpc.methods import Method
+from shmrpc.streams import ResultStream
 from shmrpc.transport import StubMethod
 
 T = TypeVar("T")
@@ -74,11 +79,20 @@ class LocalCall:
         self.answer: Final[asyncio.Future[Received | RpcError]] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.flow: LocalFlow | None = None
 
     def settle(self, answer: Received | RpcError) -> None:
         """Ends the call, if nothing has yet."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
+        if self.answer.done():
+            return
+        self.answer.set_result(answer)
+        if (flow := self.flow) is not None:
+            if flow.results is not None:
+                error = answer if isinstance(answer, RpcError) else None
+                flow.results.inlet.finish(error, at_once=isinstance(error, DeadlineExceeded))
+            if flow.arguments is not None:
+                cut_off(flow.arguments.inlet, self.method_name)
+            flow.stop_pump()
 
     def give_up(self, error: RpcError) -> None:
         """Nobody waits for the handler any more: ends the call, and tells the handler."""
@@ -115,6 +129,8 @@ class LocalTransport:
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
         """The coroutine function of one stub method: see `Transport.bind`."""
         served = self._served[method.full_name]
+        if method.streams_result or method.stream_index is not None:
+            return self._bind_streaming(served, method, options)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             packed = method.pack_arguments(method.bind(args, kwargs))
@@ -127,6 +143,48 @@ class LocalTransport:
                 raise answer
             return method.unpack_result(answer.payload, answer.views)
 
+        call.__name__ = method.name
+        call.__qualname__ = method.full_name
+        return call
+
+    def _bind_streaming(self, served: ServedMethod, method: Method, options: CallOptions) -> StubMethod:
+        def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Packed, Any]:
+            row, source = method.split(method.bind(args, kwargs))
+            return method.pack_arguments(row), source
+
+        def start(packed: Packed, source: Any, ready: deque[Any] | None) -> tuple[LocalFlow, LocalCall]:
+            deadline_ns = options.deadline_ns()
+            self._check(method)
+            assert self._loop is not None
+            flow = LocalFlow(self._loop, method, lambda packed: self._receive(packed, method.full_name), ready)
+            received = self._receive(packed, method.full_name)
+            call = self._begin(served, deadline_ns, options.metadata, received, flow)
+            if source is not None and not call.answer.done():
+                flow.pump(source)
+            return flow, call
+
+        async def unary(*args: Any, **kwargs: Any) -> Any:
+            flow, call = start(*begin(args, kwargs), None)
+            try:
+                answer = await self._finish(call)
+            finally:
+                flow.stop_pump()
+                await flow.wait_closed()
+            if flow.error is not None:
+                raise flow.error
+            if isinstance(answer, RpcError):
+                raise answer
+            return method.unpack_result(answer.payload, answer.views)
+
+        def stream(*args: Any, **kwargs: Any) -> ResultStream:
+            packed, source = begin(args, kwargs)
+
+            async def begin_it(ready: deque[Any]) -> LocalFlow:
+                return start(packed, source, ready)[0]
+
+            return ResultStream(method.full_name, begin_it, lambda _: False, options.idle_timeout)
+
+        call = stream if method.streams_result else unary
         call.__name__ = method.name
         call.__qualname__ = method.full_name
         return call
@@ -185,8 +243,21 @@ class LocalTransport:
     async def _run(
         self, served: ServedMethod, deadline_ns: int, metadata: Metadata, received: Received
     ) -> Received | RpcError:
+        return await self._finish(self._begin(served, deadline_ns, metadata, received))
+
+    def _begin(
+        self,
+        served: ServedMethod,
+        deadline_ns: int,
+        metadata: Metadata,
+        received: Received,
+        flow: LocalFlow | None = None,
+    ) -> LocalCall:
         assert self._loop is not None
         call = LocalCall(self, self._loop, served, deadline_ns, metadata)
+        call.flow = flow
+        if flow is not None:
+            flow.give_up = lambda: call.give_up(Cancelled(f"{served.full_name} was cancelled"))
         if deadline_ns:
             late = DeadlineExceeded(f"{served.full_name} did not end before its deadline")
             if (seconds := remaining_seconds(deadline_ns)) > 0:
@@ -197,6 +268,10 @@ class LocalTransport:
             call.task = self._loop.create_task(self._serve(call, received), context=self._context.copy())
             call.task.add_done_callback(self._on_end)
             self._running[call.task] = call
+        return call
+
+    async def _finish(self, call: LocalCall) -> Received | RpcError:
+        served = call.served
         if served.method.oneway:
             return Received(_NIL, ())
         try:
@@ -220,7 +295,7 @@ class LocalTransport:
         try:
             arguments = served.decode_arguments(received.payload, received.views)
             del received
-            result = await served.invoke(*arguments)
+            result = await self._handle(call, arguments)
             del arguments
             what = "its result cannot be encoded"
             call.settle(self._receive(served.method.pack_result(result), served.full_name))
@@ -231,6 +306,15 @@ class LocalTransport:
             call.settle(error_of(failure, served.contract))
             if not isinstance(error, Exception):
                 raise  # KeyboardInterrupt and SystemExit are the loop's
+
+    def _handle(self, call: LocalCall, arguments: tuple[Any, ...]) -> Awaitable[Any]:
+        served, flow = call.served, call.flow
+        if flow is None:
+            handling: Awaitable[Any] = served.invoke(*arguments)
+            return handling
+        inlet = flow.arguments.inlet if flow.arguments is not None else None
+        made = served.invoke(*served.method.join(arguments, inlet))
+        return flow.results.outlet.pump(made) if flow.results is not None else made
 
     async def open(self) -> None:
         """Enters the service."""

@@ -22,7 +22,7 @@ from shmrpc.buffers import Buffer
 Description = list[Any]
 """``[kind]``, ``[kind, item, …]`` for containers, ``["object", name, tag, fields, closed]`` for named records; a closed one
 refuses fields that it does not know; ``["ndarray", dtypes, shape]`` for arrays, with the names of the element types and the
-size of each axis, None for any."""
+size of each axis, None for any; ``["stream", item]`` for a parameter or result that is a stream, and nowhere else."""
 
 _SIMPLE: Final[dict[type[mi.Type], str]] = {
     mi.AnyType: "any",
@@ -42,7 +42,9 @@ _SIMPLE: Final[dict[type[mi.Type], str]] = {
     mi.DecimalType: "Decimal",
 }
 
-_COMPOUND: Final = frozenset(("list", "dict", "tuple", "union", "object", "array", "literal", "ref", "ndarray"))
+_COMPOUND: Final = frozenset(
+    ("list", "dict", "tuple", "union", "object", "array", "literal", "ref", "ndarray", "stream")
+)
 
 
 class UnsupportedType(TypeError):
@@ -183,7 +185,7 @@ def check(description: Any) -> None:
     """
     parts: list[Any] = []
     match description:
-        case ["list", _] | ["dict", _, _] | ["tuple", *_] | ["union", _, *_]:
+        case ["list", _] | ["dict", _, _] | ["tuple", *_] | ["union", _, *_] | ["stream", _]:
             parts = list(description[1:])
         case ["object" | "array", str(), _, [*fields], bool()]:
             for field in fields:
@@ -226,6 +228,8 @@ def render(description: Description) -> str:
     match kind:
         case "list":
             return f"list[{render(rest[0])}]"
+        case "stream":
+            return f"AsyncIterator[{render(rest[0])}]"
         case "tuple" | "dict":
             return f"{kind}[{', '.join(render(item) for item in rest) or '()'}]"
         case "any":
@@ -257,6 +261,8 @@ def why_unreadable(written: Description, read: Description, where: str) -> str |
 
     `where` names the place for the text, like ``"parameter 'top'"``.
     """
+    if "stream" in (written[0], read[0]) and written[0] != read[0]:
+        return _differ(written, read, where)
     if written == read or written[0] in ("any", "ref") or read[0] in ("any", "ref"):
         return None
     parts = _parts(written)
@@ -272,7 +278,7 @@ def why_unreadable(written: Description, read: Description, where: str) -> str |
     if written[0] != read[0]:
         return None if (written[0], read[0]) in _WIDER else _differ(written, read, where)
     match written[0]:
-        case "list" | "dict" | "tuple":
+        case "list" | "dict" | "tuple" | "stream":
             if len(written) != len(read):
                 return _differ(written, read, where)
             pairs = zip(written[1:], read[1:], strict=True)

@@ -4,21 +4,23 @@ A transport carries whole calls, not bytes: shared memory carries a call as reco
 the process. Above this line nobody knows which.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from shmrpc.buffers import Buffer
 from shmrpc.context import CallOptions, Lease, Peer
-from shmrpc.contract import Method
+from shmrpc.methods import Method
 
-StubMethod = Callable[..., Coroutine[Any, Any, Any]]
+StubMethod = Callable[..., Any]
+"""A coroutine function; for a result that is a stream, a function that gives a `shmrpc.streams.ResultStream`."""
 
 
 class Transport(Protocol):
     """The client's side of a connection: what stubs call."""
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
-        """A coroutine function with the method's parameters, which makes one call each time it is awaited.
+        """A function with the method's parameters, which makes one call each time that what it gives is awaited, or iterated
+        when it is a stream.
 
         It ends in exactly one of: the result; a typed `RpcError`; `DeadlineExceeded`; `asyncio.CancelledError`, with the
         handler cancelled too; `Unavailable`.

@@ -14,7 +14,8 @@ from travelling import method_of, views_of
 import shmrpc
 from shmrpc import codec, slots
 from shmrpc.buffers import Buffer
-from shmrpc.contract import Method, read
+from shmrpc.contract import read
+from shmrpc.methods import Method
 
 T = TypeVar("T")
 

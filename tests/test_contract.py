@@ -1,7 +1,7 @@
 """Reading contracts: what is one, and what is refused, naming the method and the parameter."""
 
 import abc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -177,12 +177,33 @@ async def with_unsupported_result(self: object) -> list[object]: ...  # type: ig
 async def with_unsupported_union(self: object, a: str | bytes) -> None: ...
 
 
-@refused("the result is a stream")
-def with_stream(self: object) -> AsyncIterator[int]: ...  # type: ignore[empty-body]
+@refused("it gives a stream, and 'async def' without 'yield' would give a coroutine first; declare it with 'def method")
+async def with_stream_after_a_coroutine(self: object) -> AsyncIterator[int]: ...  # type: ignore[empty-body]
 
 
-@refused("parameter 'a' is a stream")
-async def with_stream_of_arguments(self: object, a: AsyncIterator[int]) -> None: ...
+@refused("the result is a stream of what")
+def with_stream_of_nothing_said(self: object) -> AsyncIterator: ...  # type: ignore[type-arg,empty-body]
+
+
+@refused("the result: complex cannot travel")
+def with_stream_of_what_cannot_travel(self: object) -> AsyncIterator[complex]: ...  # type: ignore[empty-body]
+
+
+@refused("parameters 'a' and 'b' are streams; a method can have one")
+async def with_two_streams(self: object, a: AsyncIterator[int], b: AsyncIterable[int]) -> None: ...
+
+
+@refused("parameter 'a' is a stream, and cannot have a default")
+async def with_stream_by_default(self: object, a: AsyncIterator[int] = ...) -> None: ...  # type: ignore[assignment]
+
+
+@refused("a one-way method cannot take a stream")
+@shmrpc.oneway
+async def with_stream_and_no_reply(self: object, a: AsyncIterator[int]) -> None: ...
+
+
+@refused("parameter 'a': .*AsyncIterator")
+async def with_stream_perhaps(self: object, a: AsyncIterator[int] | None) -> None: ...
 
 
 @refused("a method takes self as its first parameter")

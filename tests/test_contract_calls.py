@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 import shmrpc
-from shmrpc.contract import Parameter, Signature, read
+from shmrpc.contract import read
+from shmrpc.signature import Parameter, Signature
 
 
 class Point(msgspec.Struct):

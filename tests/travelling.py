@@ -5,7 +5,8 @@ from typing import Any
 
 from shmrpc.buffers import Packed
 from shmrpc.codec import RowCodec, ValueCodec
-from shmrpc.contract import Method, read
+from shmrpc.contract import read
+from shmrpc.methods import Method
 from shmrpc.slots import NO_DEFAULT
 
 

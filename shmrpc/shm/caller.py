@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from shmrpc.context import CallOptions
-from shmrpc.contract import Signature
 from shmrpc.errors import InvalidArgument, Unimplemented
 from shmrpc.shm.handshake import Offered
 from shmrpc.shm.link import Link
+from shmrpc.signature import Signature
 
 
 class Caller:

@@ -11,11 +11,13 @@ import msgspec
 
 from shmrpc.buffers import Packed
 from shmrpc.context import CallOptions, running
-from shmrpc.contract import Method
 from shmrpc.errors import ConnectionLost, InvalidArgument, RpcError, Unavailable, Unimplemented
+from shmrpc.methods import Method
 from shmrpc.shm import envelope
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.outgoing import Answer, OutgoingCalls
+from shmrpc.shm.ring import PendingCall
+from shmrpc.shm.streaming import Streaming
 from shmrpc.transport import StubMethod
 
 MAX_REPEATS: Final = 2
@@ -46,12 +48,17 @@ class Calling:
 
     def __init__(self, link: Connected) -> None:
         self._link = link
+        self._streaming: Final = Streaming(link, self._begin)
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
         """The coroutine function of one stub method: see `Transport.bind`."""
-        buffered = method.buffered_arguments or method.buffered_result
-        bind = self._bind_buffered if buffered else self._bind_plain
-        call: StubMethod = bind(method, options)
+        call: StubMethod
+        if method.streams_result or method.stream_index is not None:
+            call = self._streaming.bind(method, options)
+        elif method.buffered_arguments or method.buffered_result:
+            call = self._bind_buffered(method, options)
+        else:
+            call = self._bind_plain(method, options)
         call.__name__ = method.name
         call.__qualname__ = method.full_name
         return call
@@ -200,6 +207,19 @@ class Calling:
         self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed
     ) -> Answer:
         """One attempt at a call that needs more than a record: a connection, credit, metadata."""
+        begun = await self._begin(method, options, given, deadline_ns, packed)
+        if isinstance(begun, RpcError):
+            return begun
+        calls, pending = begun
+        if method.oneway:
+            pending.set_result(_NIL)  # nobody waits for it, but the peer owes its end, and it counts as in flight
+            return _NIL
+        return await calls.finish(pending)
+
+    async def _begin(
+        self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed
+    ) -> tuple[OutgoingCalls, PendingCall] | ConnectionLost:
+        """Sends a request, when there is a connection, credit and memory; or says that the connection was lost meanwhile."""
         flags = 0
         if options.metadata:
             flags = envelope.HAS_METADATA
@@ -218,11 +238,7 @@ class Calling:
             except ConnectionLost as lost:  # while it waited for memory
                 return lost
             if pending is not None:
-                break
-        if method.oneway:
-            pending.set_result(_NIL)  # nobody waits for it, but the peer owes its end, and it counts as in flight
-            return _NIL
-        return await calls.finish(pending)
+                return calls, pending
 
     def _number(self, calls: OutgoingCalls, method: Method, given: int) -> int:
         number = calls.numbers.get(method.full_name)

@@ -42,6 +42,8 @@ class Channel:
         """What waits for room, oldest first."""
         self._kept: dict[tuple[int, int], Any] = {}
         """What records in the outbox need until they are published, by kind and call id."""
+        self._roomless: list[asyncio.Future[None]] = []
+        """Those who wait until nothing waits in the outbox."""
         self.on_home: Callable[[], None] | None = None
         """Set while somebody waits for memory: called, once, when some came home."""
         self._homecoming: deque[tuple[int, list[tuple[int, int]]]] = deque()
@@ -129,7 +131,25 @@ class Channel:
             self.outbox.popleft()
             if self._kept:
                 self._kept.pop((record[0], record[3]), None)
+        self._tell_room()
         return True
+
+    async def room(self) -> None:
+        """Returns when nothing waits in the outbox, or the channel is closed."""
+        while self.outbox:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._roomless.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._roomless:
+                    self._roomless.remove(waiter)
+
+    def _tell_room(self) -> None:
+        waiters, self._roomless = self._roomless, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _tell_home(self) -> bool:
         """Whether nobody waits for memory any more."""
@@ -140,6 +160,8 @@ class Channel:
         for record in self.outbox:
             if record[0] == kind and record[3] == call_id:
                 self.outbox.remove(record)
+                if not self.outbox:
+                    self._tell_room()
                 return True, self._kept.pop((kind, call_id), None)
         return False, None
 
@@ -230,6 +252,7 @@ class Channel:
         self.on_home = None
         self.outbox.clear()
         self._kept.clear()
+        self._tell_room()
         for end in (self._producer, self.consumer, self.releaser, self._reaper):
             end.close()
         self.doorbell.close()

@@ -5,7 +5,7 @@ call has them and the receiver checks them before it decodes anything; the paylo
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -22,9 +22,19 @@ CANCEL: Final = 4
 """The caller has gone; the call still ends with a reply or failure. No payload."""
 GOAWAY: Final = 5
 """The sender drains. Call id: the last request that it accepted. Later ones were not executed. No payload."""
+ARGUMENTS: Final = 6
+"""Items of the parameter that is a stream, from the caller. Payload: one item, or several."""
+END_OF_ARGUMENTS: Final = 7
+"""There are no more of them. No payload."""
+RESULTS: Final = 8
+"""Items of a result that is a stream, from the handler; it ends with the call. Payload: one item, or several."""
+ARGUMENT_CREDIT: Final = 9
+"""What the handler has read of the items, in total. Payload: a `Credit`."""
+RESULT_CREDIT: Final = 10
+"""What the caller has read of the items, in total. Payload: a `Credit`."""
 MAX_METADATA: Final = 64 * 1024
 """Bytes of a call's metadata, encoded."""
-LAST_KIND: Final = GOAWAY
+LAST_KIND: Final = RESULT_CREDIT
 
 IN_BLOCK: Final = 1
 """Flag: the payload is a `BlockReference`; the real payload is in the sender's slab."""
@@ -34,7 +44,11 @@ AS_JSON: Final = 4
 """Flag of REQUEST: arguments and result are JSON. For callers without the contract, like the command line."""
 
 HAS_BUFFERS: Final = 8
-"""Flag of REQUEST and REPLY: the payload begins with a table of references to buffers: see `_native/references.h`."""
+"""Flag of REQUEST, REPLY, ARGUMENTS and RESULTS: the payload begins with a table of references to buffers: see
+`_native/references.h`."""
+
+MANY: Final = 16
+"""Flag of ARGUMENTS and RESULTS: the payload is an array of items, with the long head of msgpack's (array 32)."""
 
 KIND_NAMES: Final = {
     REQUEST: "REQUEST",
@@ -42,6 +56,11 @@ KIND_NAMES: Final = {
     FAILURE: "FAILURE",
     CANCEL: "CANCEL",
     GOAWAY: "GOAWAY",
+    ARGUMENTS: "ARGUMENTS",
+    END_OF_ARGUMENTS: "END_OF_ARGUMENTS",
+    RESULTS: "RESULTS",
+    ARGUMENT_CREDIT: "ARGUMENT_CREDIT",
+    RESULT_CREDIT: "RESULT_CREDIT",
 }
 
 
@@ -55,6 +74,14 @@ class BlockReference(msgspec.Struct, array_like=True, frozen=True, forbid_unknow
     nbytes: int
 
 
+class Credit(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What was read of a stream since it began."""
+
+    items: Annotated[int, msgspec.Meta(ge=0)]
+    nbytes: Annotated[int, msgspec.Meta(ge=0)]
+    """Of their payloads, and of the buffers in them."""
+
+
 class WithMetadata(msgspec.Struct, array_like=True, frozen=True):
     """The arguments of a call, and what the caller attached."""
 
@@ -66,6 +93,8 @@ class WithMetadata(msgspec.Struct, array_like=True, frozen=True):
 _encode: Final = msgspec.msgpack.Encoder().encode
 encode_reference = _encode
 encode_failure = _encode
+encode_credit = _encode
+decode_credit: Final = msgspec.msgpack.Decoder(Credit).decode
 decode_reference: Final = msgspec.msgpack.Decoder(BlockReference).decode
 _decode_raw_map: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _decode_str: Final = msgspec.msgpack.Decoder(str).decode

@@ -14,12 +14,13 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 import msgspec
 
 from shmrpc.context import Peer
-from shmrpc.contract import Signature
 from shmrpc.errors import HandshakeError
+from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import doorbell, frames, liveness, segment
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.layout import BadGeometry, Geometry
 from shmrpc.shm.settings import MIN_MESSAGE, Settings
+from shmrpc.signature import Signature
 
 VERSION: Final = 1
 """The only version of the protocol so far; a hello offers a range."""
@@ -28,6 +29,9 @@ FEATURES: Final[tuple[str, ...]] = ()
 FRAME_LIMIT: Final = 1 << 20
 FDS: Final = 2
 """A hello and a welcome carry two fds each: the sender's segment, and the far end of its doorbell."""
+
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -61,6 +65,8 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     max_message: Annotated[int, msgspec.Meta(ge=MIN_MESSAGE)]
     max_extent_bytes: Annotated[int, msgspec.Meta(ge=0)]
     """What it accepts in extents, at once."""
+    stream_window: tuple[Positive, Positive] = DEFAULT_WINDOW
+    """What it accepts of a stream before it has read any: items, and bytes."""
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
@@ -75,6 +81,7 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
     max_message: Annotated[int, msgspec.Meta(ge=MIN_MESSAGE)]
     max_extent_bytes: Annotated[int, msgspec.Meta(ge=0)]
     max_in_flight: Annotated[int, msgspec.Meta(gt=0)]
+    stream_window: tuple[Positive, Positive] = DEFAULT_WINDOW
 
 
 class Rejection(msgspec.Struct, tag="rejection", frozen=True):
@@ -95,6 +102,8 @@ class Accepted(NamedTuple):
     max_message: int
     max_extent_bytes: int
     """The smaller one of both sides: bytes of extents in each direction."""
+    peer_window: Window
+    """What the peer accepts of a stream."""
 
 
 class Answered(NamedTuple):
@@ -103,6 +112,8 @@ class Answered(NamedTuple):
     channel: Channel
     max_extent_bytes: int
     """The smaller one of both sides: bytes of extents in each direction."""
+    peer_window: Window
+    """What the peer accepts of a stream."""
 
 
 _M = TypeVar("_M", Hello, "Welcome | Rejection")
@@ -263,6 +274,7 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
                 wanted=wanted,
                 max_message=settings.max_message,
                 max_extent_bytes=settings.max_extent_bytes,
+                stream_window=settings.stream_window,
             )
             with contextlib.suppress(BrokenPipeError):  # the server refused before it heard us: its reason is waiting
                 await frames.send(sock, pack_frame(hello), mine.fds)
@@ -289,7 +301,16 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
         frame.close()
     max_extent_bytes = min(settings.max_extent_bytes, answer.max_extent_bytes)
     max_message = channel.max_message
-    return Accepted(channel, server, pidfd, answer.offered, answer.max_in_flight, max_message, max_extent_bytes)
+    return Accepted(
+        channel,
+        server,
+        pidfd,
+        answer.offered,
+        answer.max_in_flight,
+        max_message,
+        max_extent_bytes,
+        Window(*answer.stream_window),
+    )
 
 
 def rejection_error(rejection: Rejection) -> HandshakeError:
@@ -332,6 +353,7 @@ async def answer_hello(
         max_message=settings.max_message,
         max_extent_bytes=settings.max_extent_bytes,
         max_in_flight=settings.max_in_flight,
+        stream_window=settings.stream_window,
     )
     try:
         await frames.send(sock, pack_frame(welcome), mine.fds)
@@ -339,4 +361,4 @@ async def answer_hello(
         channel.close()
         raise
     mine.sent()
-    return Answered(channel, min(settings.max_extent_bytes, hello.max_extent_bytes))
+    return Answered(channel, min(settings.max_extent_bytes, hello.max_extent_bytes), Window(*hello.stream_window))

@@ -27,11 +27,13 @@ from shmrpc.errors import (
     Unimplemented,
 )
 from shmrpc.failure import Failure, failure_of
+from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import envelope
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.eager import Starter
 from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_BUFFERS, HAS_METADATA, REPLY
+from shmrpc.shm.flows import Flows, IncomingFlows
 from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
@@ -98,6 +100,7 @@ class IncomingCalls:
         context: Context,
         max_in_flight: int,
         *,
+        windows: tuple[Window, Window] = (DEFAULT_WINDOW, DEFAULT_WINDOW),
         debug: bool,
         on_broken: Callable[[ProtocolError], None],
     ) -> None:
@@ -121,6 +124,9 @@ class IncomingCalls:
         self._debug = debug
         self._on_broken = on_broken
         self._timer: Final = DeadlineTimer(loop, self._expire)
+        self.flows: Final = IncomingFlows(
+            Flows(loop, channel, memory, windows, on_broken), self.running.__contains__, self._may_know
+        )
         self._idle: asyncio.Event | None = None
 
     def __repr__(self) -> str:
@@ -172,7 +178,11 @@ class IncomingCalls:
         self.running[call_id] = call
         what = "failed"
         try:
-            ended, result = self._start(served.invoke(*arguments), call)
+            if served.streaming:
+                handling = self.flows.begin(call_id, served, arguments, as_json=as_json)
+            else:
+                handling = served.invoke(*arguments)
+            ended, result = self._start(handling, call)
             if not ended:
                 if call.state is not Incoming.RUNNING:
                     self._cancel_late(call)
@@ -185,6 +195,10 @@ class IncomingCalls:
                 raise  # KeyboardInterrupt and SystemExit are the loop's
             return
         self._reply(call, packed)
+
+    def _may_know(self, call_id: int) -> bool:
+        """Whether a call of that number was begun, once; also those that came too late for a drain."""
+        return call_id <= self.last_accepted or self.draining
 
     def _cancel_late(self, call: IncomingCall) -> None:
         """For a handler that was told to end in its first step, when it had no task yet: say, it closed its own server."""
@@ -298,6 +312,8 @@ class IncomingCalls:
     def _end_refused(self, call: IncomingCall, error: RpcError) -> None:
         """Ends a call whose handler has ended, and whose answer cannot be sent."""
         self.running.pop(call.call_id, None)
+        if call.served.streaming:
+            self.flows.end(call.call_id, call.served.full_name)
         if call.state is not _ORPHANED:
             self._refuse(call.call_id, error, maybe_executed=True)
         if self._idle is not None and not self.running:
@@ -306,6 +322,8 @@ class IncomingCalls:
     def _end(self, call: IncomingCall, kind: int, payload: bytes, placed: Placed | None = None) -> None:
         call_id = call.call_id
         self.running.pop(call_id, None)
+        if call.served.streaming:
+            self.flows.end(call_id, call.served.full_name)
         if call.state is not _ORPHANED:
             flags = 0 if placed is None else placed.flags
             try:

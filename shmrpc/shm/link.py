@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Lease, Peer, remaining_seconds
-from shmrpc.contract import Contract, Method
+from shmrpc.contract import Contract
 from shmrpc.errors import (
     Closed,
     ConnectFailed,
@@ -23,6 +23,7 @@ from shmrpc.errors import (
     RpcError,
     Unavailable,
 )
+from shmrpc.methods import Method
 from shmrpc.shm import address, envelope, handshake
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.calling import Calling
@@ -224,6 +225,7 @@ class Link:
             accepted.max_extent_bytes,
             self._on_end,
             self._on_drain,
+            windows=(self._settings.stream_window, accepted.peer_window),
         )
         in_flight = min(accepted.max_in_flight, self._settings.max_in_flight)
         try:
@@ -233,7 +235,7 @@ class Link:
             session.close("the contracts do not match")
             raise
         self.offered = accepted.offered
-        calls = OutgoingCalls(loop, accepted.channel, session.memory, numbers, in_flight, session.cut)
+        calls = OutgoingCalls(loop, accepted.channel, session.memory, numbers, in_flight, session.cut, session.windows)
         session.start(pidfd=accepted.pidfd, outgoing=calls)
         self._session, self.calls = session, calls
         self._established_ns = monotonic_ns()

@@ -142,6 +142,7 @@ class Listener:
             answered.max_extent_bytes,
             self._on_session_end,
             charge=self._charge_for(peer, sock),
+            windows=(settings.stream_window, answered.peer_window),
         )
 
     def _charge_for(self, peer: Peer, sock: socket.socket) -> Charge:
@@ -160,6 +161,7 @@ class Listener:
             session.peer,
             self._context,
             settings.max_in_flight,
+            windows=session.windows,
             debug=settings.debug,
             on_broken=session.cut,
         )

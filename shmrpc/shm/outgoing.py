@@ -28,11 +28,13 @@ from shmrpc.errors import (
     WrongLoop,
 )
 from shmrpc.failure import error_of
+from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import envelope
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
-from shmrpc.shm.envelope import CANCEL, HAS_BUFFERS, REQUEST
+from shmrpc.shm.envelope import ARGUMENTS, CANCEL, END_OF_ARGUMENTS, HAS_BUFFERS, REQUEST
+from shmrpc.shm.flows import Flows, OutgoingFlows
 from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Outgoing
@@ -71,6 +73,7 @@ class OutgoingCalls:
         numbers: dict[str, int],
         max_in_flight: int,
         on_broken: Callable[[ProtocolError], None],
+        windows: tuple[Window, Window] = (DEFAULT_WINDOW, DEFAULT_WINDOW),
     ) -> None:
         self.numbers: Final = numbers
         """The server's number for each method, by full name."""
@@ -89,6 +92,7 @@ class OutgoingCalls:
         self._start = requester.start
         self._lend = requester.lend
         self._ledger = channel.arena.ledger
+        self.flows: Final = OutgoingFlows(Flows(loop, channel, memory, windows, on_broken), self.pending, self.abandon)
         self.forked = False
         self.ended: Unavailable | None = None
         """Why no more calls can be made here; None while they can."""
@@ -275,7 +279,17 @@ class OutgoingCalls:
             del self.pending[call.call_id]
             if placed is not None:
                 self.memory.lender.undo(placed)
+            self._withdraw_items(call.call_id)
         return waited
+
+    def _withdraw_items(self, call_id: int) -> None:
+        """The peer must not hear of the items of a call that it never hears of."""
+        for kind in (ARGUMENTS, END_OF_ARGUMENTS):
+            waited, placed = True, None
+            while waited:
+                waited, placed = self._channel.withdraw(kind, call_id)
+                if placed is not None:
+                    self.memory.lender.undo(placed)
 
     def _expire(self, now_ns: int) -> int:
         earliest_ns = NEVER

@@ -14,6 +14,7 @@ from typing import Final
 
 from shmrpc.context import Peer
 from shmrpc.errors import ConnectionLost, ProtocolError
+from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import envelope, ring
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.extents import FREE, Charge
@@ -45,6 +46,7 @@ class Session:
         on_end: Callable[["Session"], None],
         on_drain: Callable[["Session"], None] | None = None,
         charge: Charge = FREE,
+        windows: tuple[Window, Window] = (DEFAULT_WINDOW, DEFAULT_WINDOW),
     ) -> None:
         self.peer: Final = peer
         self.channel: Final = channel
@@ -53,6 +55,8 @@ class Session:
         )
         self.outgoing: OutgoingCalls | None = None
         self.incoming: IncomingCalls | None = None
+        self.windows: Final = windows
+        """What this side accepts of a stream, and what the peer does."""
         self.ended = False
         self.draining = False
         """Whether the peer has said that it takes no more calls."""
@@ -88,10 +92,15 @@ class Session:
             handlers[envelope.REPLY] = outgoing.on_reply
             handlers[envelope.FAILURE] = outgoing.on_failure
             handlers[envelope.GOAWAY] = self._on_goaway
+            handlers[envelope.RESULTS] = outgoing.flows.on_results
+            handlers[envelope.ARGUMENT_CREDIT] = outgoing.flows.on_credit
         if incoming is not None:
             self.incoming = incoming
             handlers[envelope.REQUEST] = incoming.on_request
             handlers[envelope.CANCEL] = incoming.on_cancel
+            handlers[envelope.ARGUMENTS] = incoming.flows.on_arguments
+            handlers[envelope.END_OF_ARGUMENTS] = incoming.flows.on_end_of_arguments
+            handlers[envelope.RESULT_CREDIT] = incoming.flows.on_credit
         plain = [handlers.get(kind, self._on_unexpected) for kind in range(128)]
         self._handlers = (*plain, *(self._from_block(handler) for handler in plain))
         _live.add(self)

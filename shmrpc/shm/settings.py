@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import poller
 from shmrpc.shm.layout import Geometry
 
@@ -37,6 +38,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_extent_bytes: int = 1 << 30
     """Extents of one connection, for each direction: what this side may have out, and what it accepts. The smaller one of
     both sides counts; 0: none."""
+    stream_items: int = DEFAULT_WINDOW.items
+    """How many items of one stream the peer may have sent that were not read yet."""
+    stream_bytes: int = DEFAULT_WINDOW.nbytes
+    """The same in bytes; the last item may exceed it."""
     extent_idle: float = 10.0
     """How long an extent is kept that nothing uses."""
     lease_warning: float = 60.0
@@ -55,7 +60,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name, allowed in (("doorbell", ("auto", "eventfd", "pipe")), ("segment", ("auto", "memfd", "posix"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("max_message", "max_in_flight", "drain_budget", "max_connections", "handshake_timeout"):
+        for name in (
+            "max_message",
+            "max_in_flight",
+            "drain_budget",
+            "max_connections",
+            "handshake_timeout",
+            "stream_items",
+            "stream_bytes",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
         for name in ("extent_idle", "lease_warning"):
@@ -67,6 +80,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"max_message is {self.max_message}, it must be at least {MIN_MESSAGE}")
         if self.max_in_flight > MAX_IN_FLIGHT:
             raise ValueError(f"max_in_flight is {self.max_in_flight}, the limit is {MAX_IN_FLIGHT}")
+
+    @property
+    def stream_window(self) -> Window:
+        """What this side accepts of a stream."""
+        return Window(self.stream_items, self.stream_bytes)
 
     def why_refused(self, uid: int, gid: int) -> str | None:
         """Why a peer with these credentials may not be talked to, or None when it may."""

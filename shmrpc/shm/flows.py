@@ -1,0 +1,342 @@
+"""The streams of one session: items in records, and whose they are. Both ends of both directions.
+
+Owns which call's inlet or outlet a record belongs to. What the ends do is `inlet`'s and `outlet`'s; how a call begins and
+ends is `outgoing`'s and `incoming`'s.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+from shmrpc.buffers import Buffer, Packed
+from shmrpc.dispatch import ServedMethod
+from shmrpc.errors import DeadlineExceeded, ProtocolError, RpcError
+from shmrpc.inlet import BrokenCredit, Inlet, Window, cut_off
+from shmrpc.methods import Method
+from shmrpc.outlet import Outlet
+from shmrpc.shm import envelope
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.envelope import (
+    ARGUMENT_CREDIT,
+    ARGUMENTS,
+    END_OF_ARGUMENTS,
+    HAS_BUFFERS,
+    MANY,
+    RESULT_CREDIT,
+    RESULTS,
+)
+from shmrpc.shm.lending import Placed
+from shmrpc.shm.memory import Memory
+from shmrpc.shm.ring import PendingCall
+
+
+class RecordSink:
+    """Sends the items of one stream as records of one kind."""
+
+    def __init__(self, flows: "Flows", kind: int, call_id: int, name: str, is_live: Callable[[], bool]) -> None:
+        self.largest: Final = flows.channel.inline_limit
+        self._flows = flows
+        self._kind = kind
+        self._call_id = call_id
+        self._name = name
+        self._is_live = is_live
+        self._outbox = flows.channel.outbox
+
+    @property
+    def full(self) -> bool:
+        """Whether records wait for room in the ring."""
+        return bool(self._outbox)
+
+    def send(self, payload: bytes, *, many: bool) -> None:
+        """Sends a message without buffers, unless the call has ended."""
+        if self._is_live():
+            self._flows.send(self._kind, MANY if many else 0, self._call_id, payload)
+
+    async def send_apart(self, packed: Packed, *, many: bool) -> None:
+        """Sends a message that needs memory, when there is some, unless the call has ended."""
+        lender = self._flows.memory.lender
+        try:
+            placed = lender.try_place(packed, self._name)
+            if not isinstance(placed, Placed):
+                placed = await lender.place(packed, self._name, 0)
+        except ProtocolError as error:
+            self._flows.on_broken(error)
+            raise
+        if not self._is_live():
+            lender.undo(placed)
+            return
+        flags = placed.flags | (MANY if many else 0)
+        self._flows.send(self._kind, flags, self._call_id, placed.payload)
+        self._flows.channel.keep(self._kind, self._call_id, placed)
+
+    async def room(self) -> None:
+        """Returns when nothing waits for room in the ring."""
+        await self._flows.channel.room()
+
+
+class Flows:
+    """What the streams of both directions need of their session."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channel: Channel,
+        memory: Memory,
+        windows: tuple[Window, Window],
+        on_broken: Callable[[ProtocolError], None],
+    ) -> None:
+        self.loop: Final = loop
+        self.channel: Final = channel
+        self.memory: Final = memory
+        self.own_window, self.peer_window = windows
+        self.on_broken: Final = on_broken
+
+    def send(self, kind: int, flags: int, call_id: int, payload: bytes) -> None:
+        """Sends a record that fits inline. Never raises: a broken session ends by itself."""
+        try:
+            self.channel.send(kind, flags, 0, call_id, 0, payload)
+        except (ProtocolError, ValueError) as error:  # ValueError is the native core's word for a closed channel
+            self.on_broken(ProtocolError(str(error)))
+
+    def send_credit(self, kind: int, call_id: int, items: int, nbytes: int) -> None:
+        """Tells the writer of a stream what was read of it, in total."""
+        self.send(kind, 0, call_id, envelope.encode_credit(envelope.Credit(items, nbytes)))
+
+    def open(self, flags: int, payload: bytes) -> tuple[bytes, Sequence[Buffer]]:
+        """An item's payload and buffers. Raises ProtocolError."""
+        if flags & HAS_BUFFERS:
+            return self.memory.borrowed.open_buffers(payload)
+        return payload, ()
+
+
+def put(inlet: Inlet, flags: int, payload: bytes, views: Sequence[Buffer], call_id: int) -> None:
+    """Takes items in.
+
+    Raises:
+        ProtocolError: they exceed their credit, or are no items.
+    """
+    try:
+        inlet.put(payload, views, many=bool(flags & MANY))
+    except BrokenCredit as error:
+        raise ProtocolError(f"the stream of call {call_id} breaks the rules: {error}") from None
+
+
+def grant(outlet: Outlet, payload: bytes, call_id: int) -> None:
+    """Takes credit in.
+
+    Raises:
+        ProtocolError: it is none, or for what was never sent.
+    """
+    try:
+        credit = envelope.decode_credit(payload)
+        outlet.grant(credit.items, credit.nbytes)
+    except (BrokenCredit, *envelope.DecodeError) as error:
+        raise ProtocolError(f"the credit for call {call_id} is impossible: {error}") from None
+
+
+class OutgoingFlow:
+    """The streams of one call that this side makes."""
+
+    def __init__(self, flows: "OutgoingFlows", method: Method, call: PendingCall, ready: deque[Any]) -> None:
+        self._flows = flows
+        self._call = call
+        call_id = call.call_id
+        self.inlet: Final = Inlet(
+            flows.common.loop,
+            lambda payload, views, many: method.read_result_items(payload, views, many=many),
+            flows.common.own_window,
+            lambda items, nbytes: flows.common.send_credit(RESULT_CREDIT, call_id, items, nbytes),
+            ready,
+        )
+        self.outlet: Outlet | None = None
+        self.takes_results: Final = method.streams_result
+        self._pump: asyncio.Task[None] | None = None
+        self.error: BaseException | None = None
+        """What the caller's own stream raised."""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing came, and nothing was taken of the caller's stream."""
+        return not self.inlet.touched and (self.outlet is None or not self.outlet.touched)
+
+    def pump(self, method: Method, source: AsyncIterable[Any] | Iterable[Any]) -> None:
+        """Begins to send the caller's stream."""
+        common, call = self._flows.common, self._call
+        assert method.argument_items is not None
+        sink = RecordSink(common, ARGUMENTS, call.call_id, method.full_name, lambda: self._flows.is_open(call))
+        self.outlet = Outlet(common.loop, method.argument_items, sink, common.peer_window)
+        self._pump = common.loop.create_task(
+            self._send_all(self.outlet, source), name=f"shmrpc items {method.full_name}"
+        )
+
+    async def _send_all(self, outlet: Outlet, source: AsyncIterable[Any] | Iterable[Any]) -> None:
+        try:
+            await outlet.pump(source)
+        except asyncio.CancelledError:
+            if self._flows.is_open(self._call):  # by the source itself, not by the end of the call
+                self._fail(asyncio.CancelledError())
+            raise
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt and SystemExit are the loop's
+        else:
+            if self._flows.is_open(self._call):
+                self._flows.common.send(END_OF_ARGUMENTS, 0, self._call.call_id, b"")
+
+    def _fail(self, error: BaseException) -> None:
+        """The caller's own stream failed: so does the call."""
+        if self._flows.is_open(self._call):
+            self.error = error
+            self.inlet.finish(error)
+            self._flows.abandon(self._call)
+
+    def on_end(self, call: PendingCall) -> None:
+        """The call has ended, for whatever reason."""
+        self._flows.forget(call.call_id)
+        answer = call.result()
+        if isinstance(answer, RpcError):
+            self.inlet.finish(answer, at_once=isinstance(answer, DeadlineExceeded))
+        else:
+            self.inlet.finish()
+        self.stop_pump()
+
+    def stop_pump(self) -> None:
+        """Stops to send the caller's stream."""
+        if self._pump is not None:
+            self._pump.cancel()
+
+    def abandon(self) -> None:
+        """Nobody reads the result any more. Idempotent."""
+        self.inlet.finish(at_once=True)
+        self._flows.abandon(self._call)
+        self.stop_pump()
+
+    async def wait_closed(self) -> None:
+        """Returns when the caller's stream is closed."""
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            await asyncio.wait((self._pump,))
+
+
+class OutgoingFlows:
+    """The streams of the calls that this side makes."""
+
+    def __init__(self, common: Flows, pending: dict[int, PendingCall], abandon: Callable[[PendingCall], None]) -> None:
+        self.common: Final = common
+        self.abandon: Final = abandon
+        self._pending = pending
+        self._flows: dict[int, OutgoingFlow] = {}
+
+    def is_open(self, call: PendingCall) -> bool:
+        """Whether a call is under way, and somebody waits for it."""
+        return not call.done() and self._pending.get(call.call_id) is call
+
+    def begin(
+        self, method: Method, call: PendingCall, source: AsyncIterable[Any] | Iterable[Any] | None, ready: deque[Any]
+    ) -> OutgoingFlow:
+        """The streams of a call whose request was sent just now."""
+        flow = self._flows[call.call_id] = OutgoingFlow(self, method, call, ready)
+        if source is not None:
+            flow.pump(method, source)
+        return flow
+
+    def forget(self, call_id: int) -> None:
+        """A call has ended."""
+        self._flows.pop(call_id, None)
+
+    def on_results(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """Items of a result came."""
+        payload, views = self.common.open(flags, payload)
+        call = self._pending.get(call_id)
+        if call is None:
+            raise ProtocolError(f"the peer sent items of call {call_id}, which is not under way")
+        if call.done():
+            return  # they crossed its cancel
+        flow = self._flows.get(call_id)
+        if flow is None or not flow.takes_results:
+            raise ProtocolError(f"the peer sent items of call {call_id}, whose result is no stream")
+        put(flow.inlet, flags, payload, views, call_id)
+
+    def on_credit(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """The peer has read items of a parameter."""
+        call = self._pending.get(call_id)
+        if call is None:
+            raise ProtocolError(f"the peer gave credit for call {call_id}, which is not under way")
+        if call.done():
+            return
+        flow = self._flows.get(call_id)
+        if flow is None or flow.outlet is None:
+            raise ProtocolError(f"the peer gave credit for call {call_id}, which sends no stream")
+        grant(flow.outlet, payload, call_id)
+
+
+class IncomingFlows:
+    """The streams of the calls that this side serves."""
+
+    def __init__(self, common: Flows, is_running: Callable[[int], bool], may_know: Callable[[int], bool]) -> None:
+        self._common = common
+        self._is_running = is_running
+        self._may_know = may_know
+        """Whether a call of that number was begun, once."""
+        self._inlets: dict[int, Inlet] = {}
+        self._outlets: dict[int, Outlet] = {}
+        self._half_closed: set[int] = set()
+
+    def begin(self, call_id: int, served: ServedMethod, row: tuple[Any, ...], *, as_json: bool) -> Any:
+        """Calls a handler that takes or gives a stream; its awaitable gives the result, None for a stream that was sent."""
+        common, method = self._common, served.method
+        inlet = None
+        if method.argument_items is not None:
+            inlet = self._inlets[call_id] = Inlet(
+                common.loop,
+                lambda payload, views, many: method.read_argument_items(payload, views, many=many),
+                common.own_window,
+                lambda items, nbytes: common.send_credit(ARGUMENT_CREDIT, call_id, items, nbytes),
+            )
+        made = served.invoke(*method.join(row, inlet))
+        if method.result_items is None:
+            return made
+        sink = RecordSink(common, RESULTS, call_id, method.full_name, lambda: self._is_running(call_id))
+        encode = method.encode_json if as_json else None
+        outlet = self._outlets[call_id] = Outlet(common.loop, method.result_items, sink, common.peer_window, encode)
+        return outlet.pump(made)
+
+    def end(self, call_id: int, name: str) -> None:
+        """A call has ended."""
+        self._outlets.pop(call_id, None)
+        self._half_closed.discard(call_id)
+        if (inlet := self._inlets.pop(call_id, None)) is not None:
+            cut_off(inlet, name)
+
+    def _inlet_of(self, call_id: int, what: str) -> Inlet | None:
+        """Where items go; None: their call has ended, which they crossed."""
+        inlet = self._inlets.get(call_id)
+        if inlet is None and self._is_running(call_id):
+            raise ProtocolError(f"the peer sent {what} of call {call_id}, which takes no stream")
+        if inlet is None and not self._may_know(call_id):
+            raise ProtocolError(f"the peer sent {what} of call {call_id}, which it never began")
+        if call_id in self._half_closed:
+            raise ProtocolError(f"the peer sent {what} of call {call_id} after their end")
+        return inlet
+
+    def on_arguments(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """Items of a parameter came."""
+        payload, views = self._common.open(flags, payload)
+        if (inlet := self._inlet_of(call_id, "items")) is not None:
+            put(inlet, flags, payload, views, call_id)
+
+    def on_end_of_arguments(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """There are no more of them."""
+        if (inlet := self._inlet_of(call_id, "the end of the items")) is not None:
+            self._half_closed.add(call_id)
+            inlet.finish()
+
+    def on_credit(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """The peer has read items of a result."""
+        if (outlet := self._outlets.get(call_id)) is not None:
+            grant(outlet, payload, call_id)
+        elif self._is_running(call_id):
+            raise ProtocolError(f"the peer gave credit for call {call_id}, which gives no stream")
+        elif not self._may_know(call_id):
+            raise ProtocolError(f"the peer gave credit for call {call_id}, which it never began")

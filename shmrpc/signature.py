@@ -1,0 +1,68 @@
+"""A method as data: what travels in the handshake, and the rule by which a client's method can call a server's."""
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from typing import Any, Final, get_origin
+
+import msgspec
+
+from shmrpc import schema
+
+_STREAMS: Final = (AsyncIterator, AsyncIterable, AsyncGenerator)
+
+
+def is_stream(annotation: Any) -> bool:
+    """Whether an annotation is that of a stream."""
+    return get_origin(annotation) in _STREAMS or annotation in _STREAMS
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter of a method, as both sides compare it."""
+
+    name: str
+    type: schema.Description
+    has_default: bool
+
+    def __post_init__(self) -> None:
+        """Refuses a malformed type; msgspec calls this for what came from a peer, too."""
+        schema.check(self.type)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {schema.render(self.type)}" + (" = …" if self.has_default else "")
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """One method as data: what travels in the handshake."""
+
+    name: str
+    parameters: list[Parameter]
+    result: schema.Description
+    oneway: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a malformed type; msgspec calls this for what came from a peer, too."""
+        schema.check(self.result)
+
+    def __str__(self) -> str:
+        prefix = "oneway " if self.oneway else ""
+        parameters = ", ".join(map(str, self.parameters))
+        return f"{prefix}{self.name}({parameters}) -> {schema.render(self.result)}"
+
+    def why_unfit(self, served: "Signature") -> str | None:
+        """Why a client with this signature cannot call `served`, or None when it can."""
+        if self.oneway != served.oneway:
+            return f"it is {'' if self.oneway else 'not '}one-way for the client, and the server differs"
+        for mine, theirs in zip(self.parameters, served.parameters, strict=False):
+            if mine.name != theirs.name:
+                return f"parameter {mine.name!r} of the client is {theirs.name!r} at the server"
+            if mine.has_default and not theirs.has_default:
+                return f"parameter {mine.name!r} may be left out by the client and has no default at the server"
+            if (why := schema.why_unreadable(mine.type, theirs.type, f"parameter {mine.name!r}")) is not None:
+                return why
+        shared = min(len(self.parameters), len(served.parameters))
+        for mine in self.parameters[shared:]:
+            if not mine.has_default:
+                return f"parameter {mine.name!r} of the client is unknown to the server"
+        for theirs in served.parameters[shared:]:
+            if not theirs.has_default:
+                return f"parameter {theirs.name!r} of the server has no default and the client does not send it"
+        return schema.why_unreadable(served.result, self.result, "the result")
