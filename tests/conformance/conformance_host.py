@@ -14,6 +14,7 @@ from conformance_api import Echo, Inner, Threads
 from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_older import OlderService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
+from conformance_streams import StreamService
 
 import shmrpc
 
@@ -34,7 +35,8 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
         await at("debug.sock", Service(inner), debug=True)
         threads = shmrpc.service(ThreadHandlers(), Threads)
         arrays = shmrpc.service(ArrayThreadHandlers(), ArrayThreads)
-        await at("main.sock", Service(inner), Echo(), InnerService(), NamesService(), threads, ArrayService(), arrays)
+        values = (Echo(), ArrayService(), arrays)
+        await at("main.sock", Service(inner), InnerService(), NamesService(), threads, StreamService(), *values)
         await until_input_ends()
 
 

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,7 @@ import pytest
 from conformance_api import Api, Echo, Inner, Life, Names, Threads
 from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
+from conformance_streams import Streams, StreamService
 
 import shmrpc
 
@@ -29,8 +30,9 @@ Case = Callable[..., Coroutine[Any, Any, None]]
 
 _runs: Final = itertools.count()
 
-INJECTED: Final = ("api", "transport", "key")
-"""What a case may ask for by name: a stub of `Api`, the transport, and a key for the journal that nobody else uses."""
+INJECTED: Final = ("api", "streams", "transport", "key")
+"""What a case may ask for by name: a stub of `Api`, or of `Streams`, the transport, and a key for the journal that nobody
+else uses."""
 PATIENCE_SECONDS: Final = 60.0
 """After this a case has failed; none comes near it."""
 
@@ -73,10 +75,10 @@ class Transport(ABC):
         injected = {"transport": self, "key": f"{case.__name__} {next(_runs)}"}
         arguments |= {name: injected[name] for name in injected if name in wanted}
         async with asyncio.timeout(PATIENCE_SECONDS), self._serving():
-            if "api" in wanted:
-                async with self.connect(Api) as api:
-                    await case(api=api, **arguments)
-            else:
+            async with AsyncExitStack() as stack:
+                for name, contract in (("api", Api), ("streams", Streams)):
+                    if name in wanted:
+                        arguments[name] = await stack.enter_async_context(self.connect(contract))
                 await case(**arguments)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"the case left tasks running: {left}"
@@ -169,6 +171,7 @@ class Local(Transport):
                 Threads: ThreadHandlers(),
                 Arrays: ArrayService(),
                 ArrayThreads: ArrayThreadHandlers(),
+                Streams: StreamService(),
             }
             yield
 

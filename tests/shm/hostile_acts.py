@@ -109,7 +109,7 @@ ACTS: Final = [
     _act("a record over the inline limit", _record(b"x" * (8 * 1024 + 1)), _FIT),
     _act("a padding that is too short", _pad(length=8, published=64), _FIT),
     _act("a padding that is too long", _pad(length=(1 << 32) - 8, published=64), _FIT),
-    _act("a kind that nobody knows", _record(kind=6), _UNKNOWN),
+    _act("a kind that nobody knows", _record(kind=99), _UNKNOWN),
     _act("the last kind of all", _record(kind=255), "sent a record of kind 255, the highest is 127"),
     _act("a block of no kind", _record(kind=99, payload=msgspec.msgpack.encode((0, 1, 1)), flags=IN_BLOCK), _UNKNOWN),
     # Blocks

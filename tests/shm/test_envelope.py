@@ -1,5 +1,7 @@
 """Envelopes: small enough for a record, decoded strictly, and numbered as the tables say."""
 
+import functools
+import operator
 from typing import Any
 
 import msgspec
@@ -92,10 +94,12 @@ def test_a_later_version_may_add_fields_to_what_is_not_a_reference() -> None:
 
 
 def test_kinds_and_flags_are_distinct_and_fit_their_bytes() -> None:
-    kinds = [envelope.REQUEST, envelope.REPLY, envelope.FAILURE, envelope.CANCEL, envelope.GOAWAY]
+    calls = [envelope.REQUEST, envelope.REPLY, envelope.FAILURE, envelope.CANCEL, envelope.GOAWAY]
+    streams = [envelope.ARGUMENTS, envelope.END_OF_ARGUMENTS, envelope.RESULTS]
+    kinds = [*calls, *streams, envelope.ARGUMENT_CREDIT, envelope.RESULT_CREDIT]
     assert layout.KIND_PAD not in kinds
     assert sorted(envelope.KIND_NAMES) == sorted(kinds) == list(range(1, envelope.LAST_KIND + 1))
     for kind, name in envelope.KIND_NAMES.items():
         assert getattr(envelope, name) == kind
-    flags = [envelope.IN_BLOCK, envelope.HAS_METADATA, envelope.AS_JSON]
-    assert sum(flags) == flags[0] | flags[1] | flags[2] < 256
+    flags = [envelope.IN_BLOCK, envelope.HAS_METADATA, envelope.AS_JSON, envelope.HAS_BUFFERS, envelope.MANY]
+    assert sum(flags) == functools.reduce(operator.or_, flags) < 256
