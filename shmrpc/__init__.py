@@ -2,7 +2,7 @@
 
 from shmrpc.buffers import Buffer
 from shmrpc.client import connect, options, peer
-from shmrpc.context import Call, Lease, Metadata, Peer, current_call
+from shmrpc.context import Call, Lease, Metadata, Peer, Reply, current_call
 from shmrpc.dispatch import service
 from shmrpc.errors import (
     BadAddress,
@@ -55,6 +55,7 @@ __all__ = [
     "Peer",
     "PermissionDenied",
     "ProtocolError",
+    "Reply",
     "ResourceExhausted",
     "RpcError",
     "Server",

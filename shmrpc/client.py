@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from shmrpc import contract as contracts
-from shmrpc.context import CallOptions, Metadata, Peer
+from shmrpc.context import CallOptions, Metadata, Peer, Reply
 from shmrpc.contract import Contract
 from shmrpc.shm_gate import make_link
 from shmrpc.transport import Transport
@@ -101,6 +101,7 @@ def options(
     timeout: float | None = None,
     metadata: Mapping[str, str | bytes] | None = None,
     idle_timeout: float | None = None,
+    reply: Reply | None = None,
 ) -> T:
     """The same stub with other options for its calls, over the same connection.
 
@@ -110,12 +111,13 @@ def options(
         metadata: Added to the stub's, key by key.
         idle_timeout: Seconds that the next item of a result that is a stream may take, counted from when it is asked for;
             then the call ends with `DeadlineExceeded`. None leaves it as it is.
+        reply: Where to put the metadata that the server attaches to its answer.
 
     Raises:
         TypeError: this is no stub.
     """
     contract, transport, current = open_stub(stub)
-    return cast(T, Stub(contract, transport, current.merged(timeout, metadata, idle_timeout)))
+    return cast(T, Stub(contract, transport, current.merged(timeout, metadata, idle_timeout, reply)))
 
 
 def peer(stub: object) -> Peer | None:

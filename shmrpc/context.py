@@ -12,10 +12,13 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from shmrpc.buffers import Buffer
+from shmrpc.errors import ResourceExhausted
 
 Metadata = Mapping[str, str | bytes]
 
 NO_DEADLINE: Final = 0
+MAX_METADATA: Final = 64 * 1024
+"""Bytes of the metadata that travels at once, encoded."""
 
 
 class Peer(NamedTuple):
@@ -74,6 +77,12 @@ class ServedCall(Protocol):
         """Writable memory from which a result can be sent without a copy."""
         ...
 
+    def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Sends metadata ahead of the result, at once. On any thread."""
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Keeps metadata to go with the end of the call, whichever it is. On any thread."""
+
 
 running: Final[ContextVar[ServedCall]] = ContextVar("shmrpc_running_call")
 """The call that the present context serves. Set by the dispatcher at the start of each handler."""
@@ -112,6 +121,25 @@ class Call:
         """What the caller attached through ``options(metadata=…)``."""
         return self._served.metadata
 
+    def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Sends metadata to the caller at once, ahead of the result, or of what comes next in a stream; once for each call.
+
+        Raises:
+            RuntimeError: some was sent already, or the call has ended.
+            TypeError: it is not str to str or bytes.
+            ResourceExhausted: it is larger than it may be.
+        """
+        self._served.send_initial_metadata(_small(metadata))
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Metadata that goes to the caller with the result, or with the error; what was set before is replaced.
+
+        Raises:
+            TypeError: it is not str to str or bytes.
+            ResourceExhausted: it is larger than it may be.
+        """
+        self._served.set_trailing_metadata(_small(metadata))
+
     @property
     def peer(self) -> Peer:
         """The calling process: pid, uid and gid."""
@@ -135,6 +163,28 @@ def current_call() -> Call:
     return Call(served)
 
 
+class Reply:
+    """What a server attached to its answer of one call. Pass it as ``options(stub, reply=reply)``, for one call at a time.
+
+    ::
+
+        reply = shmrpc.Reply()
+        labels = await shmrpc.options(vision, reply=reply).classify(image)
+        reply.trailing_metadata["model"]
+    """
+
+    __slots__ = ("__weakref__", "initial_metadata", "trailing_metadata")
+
+    def __init__(self) -> None:
+        self.initial_metadata: Metadata = {}
+        """What came ahead of the result; empty until then."""
+        self.trailing_metadata: Metadata = {}
+        """What came with the end of the call, a failed one too; empty until then."""
+
+    def __repr__(self) -> str:
+        return f"<Reply with {dict(self.initial_metadata)} and {dict(self.trailing_metadata)}>"
+
+
 class CallOptions(msgspec.Struct, frozen=True):
     """How calls are made through one stub."""
 
@@ -143,9 +193,15 @@ class CallOptions(msgspec.Struct, frozen=True):
     metadata: dict[str, str | bytes] = msgspec.field(default_factory=dict)
     idle_timeout: float | None = None
     """Seconds for each item of a result that is a stream; None: no limit."""
+    reply: Reply | None = None
+    """Where to put the metadata of the answer."""
 
     def merged(
-        self, timeout: float | None, metadata: Metadata | None, idle_timeout: float | None = None
+        self,
+        timeout: float | None,
+        metadata: Metadata | None,
+        idle_timeout: float | None = None,
+        reply: Reply | None = None,
     ) -> "CallOptions":
         """These options with some replaced; metadata is added key by key."""
         if idle_timeout is not None:
@@ -154,6 +210,7 @@ class CallOptions(msgspec.Struct, frozen=True):
             self.timeout_ns if timeout is None else timeout_to_ns(timeout),
             {**self.metadata, **_checked(metadata)} if metadata else self.metadata,
             self.idle_timeout if idle_timeout is None else idle_timeout,
+            self.reply if reply is None else reply,
         )
 
     def deadline_ns(self) -> int:
@@ -173,6 +230,13 @@ def timeout_to_ns(timeout: float) -> int:
     if not 0 < timeout < 1e9:
         raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
     return max(1, int(timeout * 1e9))
+
+
+def _small(metadata: Metadata) -> Metadata:
+    checked = _checked(metadata)
+    if (nbytes := len(msgspec.msgpack.encode(checked))) > MAX_METADATA:
+        raise ResourceExhausted(f"the metadata has {nbytes} bytes, the limit is {MAX_METADATA}")
+    return checked
 
 
 def _checked(metadata: Metadata) -> dict[str, str | bytes]:

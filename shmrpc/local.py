@@ -9,9 +9,9 @@ import contextvars
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from time import monotonic_ns
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -24,7 +24,7 @@ from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, WrongLoop
 from shmrpc.failure import error_of, failure_of
-from shmrpc.inlet import cut_off
+from shmrpc.local_call import LocalCall, Received
 from shmrpc.local_flows import LocalFlow
 from shmrpc.methods import Method
 from shmrpc.streams import ResultStream
@@ -44,62 +44,11 @@ _CASTS: Final = frozenset("bBhHiIlLqQnNefd?c")
 """Formats that a memoryview casts to bytes."""
 
 
-class Received(NamedTuple):
-    """A payload and its buffers, as the other side gets them."""
-
-    payload: bytes
-    views: Sequence[Buffer]
-
-
 class Memory(bytearray):
     """What stands for shared memory: arrays that were born in it are passed without a copy, and others are copied to it."""
 
     method = ""
     since_ns = 0
-
-
-class LocalCall:
-    """One call that is being served in this process."""
-
-    def __init__(
-        self,
-        transport: "LocalTransport",
-        loop: asyncio.AbstractEventLoop,
-        served: ServedMethod,
-        deadline_ns: int,
-        metadata: Metadata,
-    ) -> None:
-        self.allocate: Final = transport.allocate
-        self.served: Final = served
-        self.method_name: Final = served.full_name
-        self.deadline_ns: Final = deadline_ns
-        self.metadata: Final = metadata
-        self.peer: Final = Peer(os.getpid(), os.getuid(), os.getgid())
-        self.cancelled = False
-        self.answer: Final[asyncio.Future[Received | RpcError]] = loop.create_future()
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.flow: LocalFlow | None = None
-
-    def settle(self, answer: Received | RpcError) -> None:
-        """Ends the call, if nothing has yet."""
-        if self.answer.done():
-            return
-        self.answer.set_result(answer)
-        if (flow := self.flow) is not None:
-            if flow.results is not None:
-                error = answer if isinstance(answer, RpcError) else None
-                flow.results.inlet.finish(error, at_once=isinstance(error, DeadlineExceeded))
-            if flow.arguments is not None:
-                cut_off(flow.arguments.inlet, self.method_name)
-            flow.stop_pump()
-
-    def give_up(self, error: RpcError) -> None:
-        """Nobody waits for the handler any more: ends the call, and tells the handler."""
-        self.cancelled = True
-        self.settle(error)
-        if self.task is not None:
-            self.task.cancel()
 
 
 class LocalTransport:
@@ -138,7 +87,7 @@ class LocalTransport:
             self._check(method)
             received = self._receive(packed, method.full_name)
             del packed
-            answer = await self._run(served, deadline_ns, options.metadata, received)
+            answer = await self._run(served, deadline_ns, options, received)
             if isinstance(answer, RpcError):
                 raise answer
             return method.unpack_result(answer.payload, answer.views)
@@ -158,7 +107,7 @@ class LocalTransport:
             assert self._loop is not None
             flow = LocalFlow(self._loop, method, lambda packed: self._receive(packed, method.full_name), ready)
             received = self._receive(packed, method.full_name)
-            call = self._begin(served, deadline_ns, options.metadata, received, flow)
+            call = self._begin(served, deadline_ns, options, received, flow)
             if source is not None and not call.answer.done():
                 flow.pump(source)
             return flow, call
@@ -241,20 +190,22 @@ class LocalTransport:
             raise WrongLoop(f"{method.full_name} was called from another event loop than the one that connected")
 
     async def _run(
-        self, served: ServedMethod, deadline_ns: int, metadata: Metadata, received: Received
+        self, served: ServedMethod, deadline_ns: int, options: CallOptions, received: Received
     ) -> Received | RpcError:
-        return await self._finish(self._begin(served, deadline_ns, metadata, received))
+        return await self._finish(self._begin(served, deadline_ns, options, received))
 
     def _begin(
         self,
         served: ServedMethod,
         deadline_ns: int,
-        metadata: Metadata,
+        options: CallOptions,
         received: Received,
         flow: LocalFlow | None = None,
     ) -> LocalCall:
         assert self._loop is not None
-        call = LocalCall(self, self._loop, served, deadline_ns, metadata)
+        if options.reply is not None:
+            options.reply.initial_metadata = options.reply.trailing_metadata = {}
+        call = LocalCall(self.allocate, self._loop, served, deadline_ns, options)
         call.flow = flow
         if flow is not None:
             flow.give_up = lambda: call.give_up(Cancelled(f"{served.full_name} was cancelled"))

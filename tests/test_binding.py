@@ -7,6 +7,7 @@ import pytest
 
 from shmrpc import contract
 from shmrpc.errors import InvalidArgument
+from shmrpc.methods import Method
 
 
 class Everything:
@@ -31,7 +32,7 @@ def _all_arguments() -> list[tuple[tuple[int, ...], dict[str, str]]]:
 
 
 @pytest.mark.parametrize("method", contract.read(Everything).methods.values(), ids=lambda method: method.name)
-def test_binding_agrees_with_inspect_on_every_combination_of_arguments(method: contract.Method) -> None:
+def test_binding_agrees_with_inspect_on_every_combination_of_arguments(method: Method) -> None:
     for args, kwargs in _all_arguments():
         expected = _bind_by_inspect(method, args, kwargs)
         if expected is None:
@@ -45,7 +46,7 @@ def test_binding_agrees_with_inspect_on_every_combination_of_arguments(method: c
         )
 
 
-def _bind_by_inspect(method: contract.Method, args: tuple[int, ...], kwargs: dict[str, str]) -> tuple[Any, ...] | None:
+def _bind_by_inspect(method: Method, args: tuple[int, ...], kwargs: dict[str, str]) -> tuple[Any, ...] | None:
     try:
         bound = method._signature.bind(*args, **kwargs)
     except TypeError:
@@ -54,5 +55,5 @@ def _bind_by_inspect(method: contract.Method, args: tuple[int, ...], kwargs: dic
     return tuple(bound.arguments.values())
 
 
-def _defaults(method: contract.Method) -> list[Any]:
+def _defaults(method: Method) -> list[Any]:
     return [parameter.default for parameter in method._parameters]

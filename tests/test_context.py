@@ -25,9 +25,20 @@ class Served:
         self.peer = Peer(1, 2, 3)
         self.cancelled = False
 
+        self.initial: list[Metadata] = []
+        self.trailing: list[Metadata] = []
+
     def allocate(self, nbytes: int) -> bytearray:
         """Ordinary memory."""
         return bytearray(nbytes)
+
+    def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Notes it."""
+        self.initial.append(metadata)
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Notes it."""
+        self.trailing.append(metadata)
 
 
 def handling(served: ServedCall, function: Callable[[], T]) -> T:
@@ -145,3 +156,24 @@ def test_what_remains_of_a_deadline_may_be_negative() -> None:
 def test_a_peer_describes_itself() -> None:
     assert str(Peer(1, 2, 3)) == "pid 1 (uid 2, gid 3)"
     assert cast(tuple[int, int, int], Peer(1, 2, 3)) == (1, 2, 3)
+
+
+def test_a_handler_attaches_metadata_to_its_answer() -> None:
+    served = Served()
+    call = handling(served, shmrpc.current_call)
+    call.send_initial_metadata({"a": "1"})
+    call.set_trailing_metadata({"b": b"2"})
+    assert (served.initial, served.trailing) == ([{"a": "1"}], [{"b": b"2"}])
+
+
+@pytest.mark.parametrize("attach", [shmrpc.Call.send_initial_metadata, shmrpc.Call.set_trailing_metadata])
+def test_metadata_of_an_answer_is_checked_where_it_is_attached(attach: Callable[[shmrpc.Call, Any], None]) -> None:
+    call = handling(Served(), shmrpc.current_call)
+    with pytest.raises(TypeError, match="metadata maps str to str or bytes"):
+        attach(call, {"a": 1})
+    with pytest.raises(shmrpc.ResourceExhausted, match="the metadata has 70008 bytes, the limit is 65536"):
+        attach(call, {"a": "x" * 70_000})
+
+
+def test_a_reply_describes_itself() -> None:
+    assert repr(shmrpc.Reply()) == "<Reply with {} and {}>"

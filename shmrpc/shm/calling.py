@@ -69,7 +69,7 @@ class Calling:
         decode = method.decode_result
         full_name, required, arity = method.full_name, method.required, method.arity
         by_position = method.plain
-        always_slow = bool(options.metadata) or method.oneway
+        always_slow = bool(options.metadata) or method.oneway or options.reply is not None
         timeless = not options.timeout_ns
         running_call = running.get
 
@@ -115,7 +115,7 @@ class Calling:
         decode = None if method.buffered_result else method.decode_result
         full_name, required, arity = method.full_name, method.required, method.arity
         by_position = method.plain
-        always_slow = bool(options.metadata) or method.oneway
+        always_slow = bool(options.metadata) or method.oneway or options.reply is not None
         timeless = not options.timeout_ns
         running_call = running.get
 
@@ -238,6 +238,7 @@ class Calling:
             except ConnectionLost as lost:  # while it waited for memory
                 return lost
             if pending is not None:
+                calls.listen(pending, options.reply)
                 return calls, pending
 
     def _number(self, calls: OutgoingCalls, method: Method, given: int) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from shmrpc.context import MAX_METADATA
 from shmrpc.errors import ResourceExhausted
 from shmrpc.failure import Failure
 
@@ -32,14 +33,14 @@ ARGUMENT_CREDIT: Final = 9
 """What the handler has read of the items, in total. Payload: a `Credit`."""
 RESULT_CREDIT: Final = 10
 """What the caller has read of the items, in total. Payload: a `Credit`."""
-MAX_METADATA: Final = 64 * 1024
-"""Bytes of a call's metadata, encoded."""
-LAST_KIND: Final = RESULT_CREDIT
+INITIAL_METADATA: Final = 11
+"""What the handler attaches to the call ahead of its result. Payload: a map of str to str or bin."""
+LAST_KIND: Final = INITIAL_METADATA
 
 IN_BLOCK: Final = 1
 """Flag: the payload is a `BlockReference`; the real payload is in the sender's slab."""
 HAS_METADATA: Final = 2
-"""Flag of REQUEST: the payload is a `WithMetadata`."""
+"""Flag of REQUEST, REPLY and FAILURE: the payload, behind references to buffers, is a `WithMetadata`."""
 AS_JSON: Final = 4
 """Flag of REQUEST: arguments and result are JSON. For callers without the contract, like the command line."""
 
@@ -61,6 +62,7 @@ KIND_NAMES: Final = {
     RESULTS: "RESULTS",
     ARGUMENT_CREDIT: "ARGUMENT_CREDIT",
     RESULT_CREDIT: "RESULT_CREDIT",
+    INITIAL_METADATA: "INITIAL_METADATA",
 }
 
 
@@ -83,7 +85,7 @@ class Credit(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
 
 
 class WithMetadata(msgspec.Struct, array_like=True, frozen=True):
-    """The arguments of a call, and what the caller attached."""
+    """The arguments or the end of a call, and what was attached."""
 
     metadata: msgspec.Raw
     """A map of str to str or bin: see `open_metadata`."""
@@ -106,7 +108,7 @@ DecodeError: Final = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 def with_metadata(metadata: Mapping[str, str | bytes], payload: bytes) -> bytes:
-    """A request's payload with metadata.
+    """A payload with metadata.
 
     Raises:
         ResourceExhausted: the metadata is larger than it may be.
@@ -118,15 +120,29 @@ def with_metadata(metadata: Mapping[str, str | bytes], payload: bytes) -> bytes:
 
 
 def open_metadata(payload: bytes) -> tuple[dict[str, str | bytes], bytes]:
-    """The metadata and the arguments of a request. Nothing but str and bytes is ever made of what the peer sent.
+    """The metadata, and the payload that it goes with.
 
     Raises:
         ValueError, msgspec.DecodeError: it is not what `with_metadata` makes.
     """
     opened = _decode_with_metadata(payload)
-    if len(bytes(opened.metadata)) > MAX_METADATA:
-        raise ValueError(f"it has {len(bytes(opened.metadata))} bytes, the limit is {MAX_METADATA}")
-    return {key: _open_value(key, bytes(raw)) for key, raw in _decode_raw_map(opened.metadata).items()}, opened.payload
+    return decode_metadata(bytes(opened.metadata)), opened.payload
+
+
+def encode_metadata(metadata: Mapping[str, str | bytes]) -> bytes:
+    """Metadata that travels alone."""
+    return _encode(dict(metadata))
+
+
+def decode_metadata(payload: bytes) -> dict[str, str | bytes]:
+    """Metadata of the peer's. Nothing but str and bytes is ever made of it.
+
+    Raises:
+        ValueError, msgspec.DecodeError: it is not what it should be.
+    """
+    if len(payload) > MAX_METADATA:
+        raise ValueError(f"it has {len(payload)} bytes, the limit is {MAX_METADATA}")
+    return {key: _open_value(key, bytes(raw)) for key, raw in _decode_raw_map(payload).items()}
 
 
 def _open_value(key: str, raw: bytes) -> str | bytes:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from shmrpc.buffers import Buffer, Packed
+from shmrpc.context import Reply
 from shmrpc.dispatch import ServedMethod
 from shmrpc.errors import DeadlineExceeded, ProtocolError, RpcError
 from shmrpc.inlet import BrokenCredit, Inlet, Window, cut_off
@@ -222,10 +223,17 @@ class OutgoingFlow:
 class OutgoingFlows:
     """The streams of the calls that this side makes."""
 
-    def __init__(self, common: Flows, pending: dict[int, PendingCall], abandon: Callable[[PendingCall], None]) -> None:
+    def __init__(
+        self,
+        common: Flows,
+        pending: dict[int, PendingCall],
+        replies: dict[int, Reply],
+        abandon: Callable[[PendingCall], None],
+    ) -> None:
         self.common: Final = common
         self.abandon: Final = abandon
         self._pending = pending
+        self._replies = replies
         self._flows: dict[int, OutgoingFlow] = {}
 
     def is_open(self, call: PendingCall) -> bool:
@@ -244,6 +252,7 @@ class OutgoingFlows:
     def forget(self, call_id: int) -> None:
         """A call has ended."""
         self._flows.pop(call_id, None)
+        self._replies.pop(call_id, None)
 
     def on_results(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """Items of a result came."""
@@ -275,7 +284,7 @@ class IncomingFlows:
     """The streams of the calls that this side serves."""
 
     def __init__(self, common: Flows, is_running: Callable[[int], bool], may_know: Callable[[int], bool]) -> None:
-        self._common = common
+        self.common: Final = common
         self._is_running = is_running
         self._may_know = may_know
         """Whether a call of that number was begun, once."""
@@ -285,7 +294,7 @@ class IncomingFlows:
 
     def begin(self, call_id: int, served: ServedMethod, row: tuple[Any, ...], *, as_json: bool) -> Any:
         """Calls a handler that takes or gives a stream; its awaitable gives the result, None for a stream that was sent."""
-        common, method = self._common, served.method
+        common, method = self.common, served.method
         inlet = None
         if method.argument_items is not None:
             inlet = self._inlets[call_id] = Inlet(
@@ -322,7 +331,7 @@ class IncomingFlows:
 
     def on_arguments(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """Items of a parameter came."""
-        payload, views = self._common.open(flags, payload)
+        payload, views = self.common.open(flags, payload)
         if (inlet := self._inlet_of(call_id, "items")) is not None:
             put(inlet, flags, payload, views, call_id)
 

@@ -6,14 +6,13 @@ sent for each request, one-way methods included, so that both sides count the sa
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from time import monotonic_ns
 from typing import Any, Final
 
-import msgspec
-
-from shmrpc.buffers import Buffer, Packed
+from shmrpc.buffers import Packed
 from shmrpc.context import Metadata, Peer, running
 from shmrpc.dispatch import ServedMethod
 from shmrpc.errors import (
@@ -34,6 +33,7 @@ from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.eager import Starter
 from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_BUFFERS, HAS_METADATA, REPLY
 from shmrpc.shm.flows import Flows, IncomingFlows
+from shmrpc.shm.incoming_call import NO_METADATA, IncomingCall
 from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
@@ -41,50 +41,11 @@ from shmrpc.shm.ring import LARGE, View
 
 log: Final = logging.getLogger("shmrpc.server")
 
-_NO_METADATA: Final[Metadata] = {}
 _NOT_ENCODED: Final = "its result cannot be encoded"
 _REFUSAL_BYTES: Final = 12
 """What an encoded refusal has beside the bytes of its text, at most."""
 _ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
 _EXPIRED: Final = Incoming.EXPIRED
-
-
-class IncomingCall(msgspec.Struct, eq=False):
-    """One call that is being served."""
-
-    calls: "IncomingCalls"
-    served: ServedMethod
-    call_id: int
-    deadline_ns: int
-    metadata: Metadata
-    as_json: bool
-    state: Incoming = Incoming.RUNNING
-    task: "asyncio.Task[None] | None" = None
-
-    @property
-    def method_name(self) -> str:
-        """The method's full name."""
-        return self.served.full_name
-
-    @property
-    def peer(self) -> Peer:
-        """The calling process."""
-        return self.calls.peer
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits for the result any more."""
-        return self.state is not Incoming.RUNNING
-
-    def allocate(self, nbytes: int) -> Buffer:
-        """Writable memory that can be sent to the caller without a copy."""
-        return self.calls.memory.allocate(nbytes)
-
-    def tell(self, event: Event) -> None:
-        """Moves on in the protocol's table, and tells the handler by cancelling it if it was running undisturbed."""
-        before, self.state = self.state, step_incoming(self.state, event)
-        if before is Incoming.RUNNING and self.state is not Incoming.RUNNING and self.task is not None:
-            self.task.cancel()
 
 
 class IncomingCalls:
@@ -128,6 +89,7 @@ class IncomingCalls:
             Flows(loop, channel, memory, windows, on_broken), self.running.__contains__, self._may_know
         )
         self._idle: asyncio.Event | None = None
+        self._thread = threading.get_ident()
 
     def __repr__(self) -> str:
         return f"<IncomingCalls {len(self.running)} running>"
@@ -154,7 +116,7 @@ class IncomingCalls:
             return
         if self.peer_is_gone and not served.method.oneway:
             return
-        metadata = _NO_METADATA
+        metadata = NO_METADATA
         as_json = False
         if flags:
             as_json = bool(flags & AS_JSON)
@@ -253,7 +215,32 @@ class IncomingCalls:
             return served.method.encode_json(result)
         return served.encode(result) if not served.buffered_result else served.method.pack_result(result)
 
+    def send_ahead(self, call: IncomingCall, metadata: Metadata) -> None:
+        """Sends metadata ahead of a call's result, if it has not ended. On any thread.
+
+        Raises:
+            ResourceExhausted: it does not fit in a record.
+        """
+        payload = envelope.encode_metadata(metadata)
+        if len(payload) > self._channel.inline_limit:
+            raise ResourceExhausted(
+                f"{call.method_name}: initial metadata has {len(payload)} bytes, the limit is {self._channel.inline_limit} "
+                "(geometry.inline_limit)"
+            )
+
+        def send() -> None:
+            if self.running.get(call.call_id) is call and call.state is not _ORPHANED:
+                self.flows.common.send(envelope.INITIAL_METADATA, 0, call.call_id, payload)
+
+        if threading.get_ident() == self._thread:
+            send()
+        else:
+            self._loop.call_soon_threadsafe(send)
+
     def _reply(self, call: IncomingCall, packed: bytes | Packed) -> None:
+        if call.trailing:
+            payload, pieces = packed if isinstance(packed, Packed) else (packed, ())
+            packed = Packed(envelope.with_metadata(call.trailing, payload), pieces)
         if not isinstance(packed, Packed):
             self._end(call, REPLY, packed)
         elif not packed.pieces:
@@ -326,6 +313,8 @@ class IncomingCalls:
             self.flows.end(call_id, call.served.full_name)
         if call.state is not _ORPHANED:
             flags = 0 if placed is None else placed.flags
+            if call.trailing:
+                flags |= HAS_METADATA
             try:
                 if status := self._push(kind, flags, 0, call_id, 0, payload):
                     if status == LARGE:
@@ -346,7 +335,8 @@ class IncomingCalls:
         if served.method.oneway and isinstance(error, RpcError):
             log.warning("%s failed, and is one-way, so that nobody is told: %s", served.full_name, error)
         failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
-        self._end(call, FAILURE, envelope.encode_failure(failure))
+        payload = envelope.encode_failure(failure)
+        self._end(call, FAILURE, envelope.with_metadata(call.trailing, payload) if call.trailing else payload)
 
     def _refuse(self, call_id: int, error: RpcError, *, maybe_executed: bool = False) -> None:
         """Fails a call that has no handler (yet, or any more)."""

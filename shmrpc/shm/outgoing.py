@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from shmrpc.buffers import Packed
-from shmrpc.context import NO_DEADLINE, remaining_seconds
+from shmrpc.context import NO_DEADLINE, Reply, remaining_seconds
 from shmrpc.errors import (
     Closed,
     ConnectionLost,
@@ -33,7 +33,7 @@ from shmrpc.shm import envelope
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
-from shmrpc.shm.envelope import ARGUMENTS, CANCEL, END_OF_ARGUMENTS, HAS_BUFFERS, REQUEST
+from shmrpc.shm.envelope import ARGUMENTS, CANCEL, END_OF_ARGUMENTS, HAS_BUFFERS, HAS_METADATA, REQUEST
 from shmrpc.shm.flows import Flows, OutgoingFlows
 from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
@@ -92,7 +92,11 @@ class OutgoingCalls:
         self._start = requester.start
         self._lend = requester.lend
         self._ledger = channel.arena.ledger
-        self.flows: Final = OutgoingFlows(Flows(loop, channel, memory, windows, on_broken), self.pending, self.abandon)
+        self.replies: Final[dict[int, Reply]] = {}
+        """Of the calls whose callers want the metadata of the answer."""
+        self.flows: Final = OutgoingFlows(
+            Flows(loop, channel, memory, windows, on_broken), self.pending, self.replies, self.abandon
+        )
         self.forked = False
         self.ended: Unavailable | None = None
         """Why no more calls can be made here; None while they can."""
@@ -203,6 +207,8 @@ class OutgoingCalls:
         except asyncio.CancelledError:
             self.abandon(call)
             raise
+        finally:
+            self.replies.pop(call.call_id, None)
         return answer
 
     async def wait_for_credit(self, method: Named, deadline_ns: int) -> None:
@@ -236,13 +242,19 @@ class OutgoingCalls:
     def on_reply(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """A result came that the native core did not deliver itself."""
         if flags & HAS_BUFFERS:
-            parcel = self.memory.borrowed.open_buffers(payload)
-            self._take(call_id).answer(parcel)
+            payload, views = self.memory.borrowed.open_buffers(payload)
+            if flags & HAS_METADATA:
+                payload = self._open_metadata(call_id, payload)
+            self._take(call_id).answer(Parcel(payload, views))
         else:
+            if flags & HAS_METADATA:
+                payload = self._open_metadata(call_id, payload)
             self._take(call_id).answer(payload)
 
     def on_failure(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """An error came."""
+        if flags & HAS_METADATA:
+            payload = self._open_metadata(call_id, payload)
         try:
             failure = envelope.decode_failure(payload)
         except envelope.DecodeError as error:
@@ -250,6 +262,32 @@ class OutgoingCalls:
         call = self._take(call_id)
         if not call.done():
             call.set_result(error_of(failure, call.method.contract))
+
+    def on_initial_metadata(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
+        """Metadata came ahead of a result."""
+        if call_id not in self.pending:
+            raise ProtocolError(f"the peer sent metadata of call {call_id}, which is not under way")
+        try:
+            metadata = envelope.decode_metadata(payload)
+        except envelope.DecodeError as error:
+            raise ProtocolError(f"the metadata of call {call_id} cannot be decoded: {error}") from None
+        if (reply := self.replies.get(call_id)) is not None:
+            reply.initial_metadata = metadata
+
+    def _open_metadata(self, call_id: int, payload: bytes) -> bytes:
+        try:
+            metadata, payload = envelope.open_metadata(payload)
+        except envelope.DecodeError as error:
+            raise ProtocolError(f"the metadata of the end of call {call_id} cannot be decoded: {error}") from None
+        if (reply := self.replies.get(call_id)) is not None:
+            reply.trailing_metadata = metadata
+        return payload
+
+    def listen(self, call: PendingCall, reply: Reply | None) -> None:
+        """Puts the metadata of a call's answer into a `Reply`; to be called before the next turn of the event loop."""
+        if reply is not None:
+            reply.initial_metadata = reply.trailing_metadata = {}
+            self.replies[call.call_id] = reply
 
     def _take(self, call_id: int) -> PendingCall:
         call = self.pending.pop(call_id, None)

@@ -92,6 +92,7 @@ class Session:
             handlers[envelope.REPLY] = outgoing.on_reply
             handlers[envelope.FAILURE] = outgoing.on_failure
             handlers[envelope.GOAWAY] = self._on_goaway
+            handlers[envelope.INITIAL_METADATA] = outgoing.on_initial_metadata
             handlers[envelope.RESULTS] = outgoing.flows.on_results
             handlers[envelope.ARGUMENT_CREDIT] = outgoing.flows.on_credit
         if incoming is not None:

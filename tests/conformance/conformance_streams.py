@@ -49,9 +49,21 @@ class Streams(Protocol):
     def negate(self, parts: AsyncIterator[Bytes]) -> AsyncIterator[Bytes]: ...
     def stubborn(self, key: str) -> AsyncIterator[int]: ...
     async def deadline(self, parts: AsyncIterator[int]) -> float | None: ...
+    async def attach(self, initial: dict[str, str], trailing: dict[str, bytes], fail: bool = False) -> str: ...
+    def attach_in_thread(self, initial: dict[str, str], trailing: dict[str, bytes]) -> Bytes: ...
+    def attach_to_items(self, initial: dict[str, str], trailing: dict[str, bytes]) -> AsyncIterator[int]: ...
+    async def attach_twice(self) -> str: ...
     async def step(self, key: str) -> None: ...
     async def until(self, key: str, word: str) -> None: ...
     async def words(self, key: str) -> list[str]: ...
+
+
+def attach(initial: dict[str, str], trailing: dict[str, bytes]) -> None:
+    call = shmrpc.current_call()
+    if initial:
+        call.send_initial_metadata(initial)
+    if trailing:
+        call.set_trailing_metadata(trailing)
 
 
 class StreamService(Streams):
@@ -190,6 +202,28 @@ class StreamService(Streams):
 
     async def deadline(self, parts: AsyncIterator[int]) -> float | None:
         return shmrpc.current_call().deadline
+
+    async def attach(self, initial: dict[str, str], trailing: dict[str, bytes], fail: bool = False) -> str:
+        attach(initial, trailing)
+        if fail:
+            raise OutOfItems(0)
+        return "attached"
+
+    def attach_in_thread(self, initial: dict[str, str], trailing: dict[str, bytes]) -> Bytes:
+        attach(initial, trailing)
+        return np.full(100_000, 7, np.uint8)
+
+    async def attach_to_items(self, initial: dict[str, str], trailing: dict[str, bytes]) -> AsyncIterator[int]:
+        attach(initial, trailing)
+        yield 1
+
+    async def attach_twice(self) -> str:
+        attach({"a": "b"}, {})
+        try:
+            attach({"a": "b"}, {})
+        except RuntimeError as error:
+            return str(error)
+        return ""
 
     async def step(self, key: str) -> None:
         self._journal.gates[key].set()

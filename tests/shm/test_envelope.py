@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmrpc
+from shmrpc.context import MAX_METADATA
 from shmrpc.failure import Failure
 from shmrpc.shm import envelope, layout
 from shmrpc.shm.envelope import BlockReference, DecodeError
@@ -42,7 +43,7 @@ def test_metadata_of_any_other_type_is_refused_without_being_built(value: object
 
 
 def test_metadata_has_a_limit_on_either_side() -> None:
-    large = {"key": "x" * envelope.MAX_METADATA}
+    large = {"key": "x" * MAX_METADATA}
     with pytest.raises(shmrpc.ResourceExhausted, match=r"metadata has 65546 bytes, the limit is 65536"):
         envelope.with_metadata(large, b"")
     with pytest.raises(ValueError, match="the limit is 65536"):
@@ -96,7 +97,7 @@ def test_a_later_version_may_add_fields_to_what_is_not_a_reference() -> None:
 def test_kinds_and_flags_are_distinct_and_fit_their_bytes() -> None:
     calls = [envelope.REQUEST, envelope.REPLY, envelope.FAILURE, envelope.CANCEL, envelope.GOAWAY]
     streams = [envelope.ARGUMENTS, envelope.END_OF_ARGUMENTS, envelope.RESULTS]
-    kinds = [*calls, *streams, envelope.ARGUMENT_CREDIT, envelope.RESULT_CREDIT]
+    kinds = [*calls, *streams, envelope.ARGUMENT_CREDIT, envelope.RESULT_CREDIT, envelope.INITIAL_METADATA]
     assert layout.KIND_PAD not in kinds
     assert sorted(envelope.KIND_NAMES) == sorted(kinds) == list(range(1, envelope.LAST_KIND + 1))
     for kind, name in envelope.KIND_NAMES.items():

@@ -165,7 +165,7 @@ async def test_what_a_waiter_raises_to_the_loop_stops_no_other_answer(pair: Pair
         raise StopAll
 
     calls = [pair.start() for _ in range(3)]
-    calls[0].add_done_callback(explode)  # type: ignore[attr-defined]
+    calls[0].add_done_callback(explode)
     for call_id in (1, 2, 3):
         pair.peer.send(REPLY, 0, 0, call_id, 0, b"result")
     with pytest.raises(StopAll):
@@ -221,7 +221,7 @@ async def test_an_answer_raises_what_its_waiter_raises_to_the_loop(pair: Pair) -
         raise StopAll
 
     call = pair.start()
-    call.add_done_callback(explode)  # type: ignore[attr-defined]
+    call.add_done_callback(explode)
     with pytest.raises(StopAll):
         call.answer("result")
     assert call.done()

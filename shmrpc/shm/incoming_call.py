@@ -1,0 +1,82 @@
+"""One call that is being served: what its handler can ask of it, and its state in the protocol's table."""
+
+import asyncio
+from typing import Final, Protocol
+
+import msgspec
+
+from shmrpc.buffers import Buffer
+from shmrpc.context import Metadata, Peer
+from shmrpc.dispatch import ServedMethod
+from shmrpc.shm.memory import Memory
+from shmrpc.shm.protocol import Event, Incoming, step_incoming
+
+NO_METADATA: Final[Metadata] = {}
+
+
+class Calls(Protocol):
+    """What a call needs of those that it is one of."""
+
+    @property
+    def peer(self) -> Peer:
+        """The calling process."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """Of the connection."""
+        ...
+
+    def send_ahead(self, call: "IncomingCall", metadata: Metadata) -> None:
+        """Sends metadata ahead of a call's result. On any thread."""
+
+
+class IncomingCall(msgspec.Struct, eq=False):
+    """One call that is being served."""
+
+    calls: "Calls"
+    served: ServedMethod
+    call_id: int
+    deadline_ns: int
+    metadata: Metadata
+    as_json: bool
+    state: Incoming = Incoming.RUNNING
+    task: "asyncio.Task[None] | None" = None
+    initial_sent: bool = False
+    trailing: Metadata = NO_METADATA
+
+    @property
+    def method_name(self) -> str:
+        """The method's full name."""
+        return self.served.full_name
+
+    @property
+    def peer(self) -> Peer:
+        """The calling process."""
+        return self.calls.peer
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more."""
+        return self.state is not Incoming.RUNNING
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory that can be sent to the caller without a copy."""
+        return self.calls.memory.allocate(nbytes)
+
+    def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Sends metadata ahead of the result, at once. On any thread."""
+        if self.initial_sent:
+            raise RuntimeError(f"{self.method_name}: initial metadata was sent already")
+        self.initial_sent = True
+        self.calls.send_ahead(self, metadata)
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Keeps metadata to go with the end of the call. On any thread."""
+        self.trailing = metadata
+
+    def tell(self, event: Event) -> None:
+        """Moves on in the protocol's table, and tells the handler by cancelling it if it was running undisturbed."""
+        before, self.state = self.state, step_incoming(self.state, event)
+        if before is Incoming.RUNNING and self.state is not Incoming.RUNNING and self.task is not None:
+            self.task.cancel()
