@@ -20,8 +20,13 @@ LAYERS = (
     "exporters single",
     "slots",
     "schema codec",
-    "contract failure",
+    "signature policy",
+    "methods",
+    "contract failure inlet",
+    "outlet streams",
     "transport dispatch",
+    "local_flows",
+    "local_call",
     # how calls travel between two processes of a host
     "shm shm.layout shm.protocol shm.deadlines shm.doorbell shm.address",
     "shm.segment shm.slab shm.liveness shm.envelope",
@@ -33,8 +38,10 @@ LAYERS = (
     "shm.borrowing",
     "shm.lending",
     "shm.memory",
+    "shm.flows shm.incoming_call",
     "shm.matching shm.outgoing shm.incoming",
-    "shm.session shm.calling",
+    "shm.session shm.streaming",
+    "shm.calling",
     "shm.link shm.listener",
     "shm.caller",
     # what users see
@@ -60,7 +67,7 @@ CONFINED = {
     ),
     "the queue of the event loop": (
         {"call_soon", "call_soon_threadsafe"},
-        {"shm.poller", "shm.outgoing", "shm.lending"},
+        {"shm.poller", "shm.outgoing", "shm.incoming", "shm.lending", "outlet", "streams"},
     ),
     "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "shm.lending", "local"}),
     "signals": ({"signal", "add_signal_handler"}, {"server", "cli.serve"}),
@@ -69,7 +76,8 @@ CONFINED = {
         {"msgspec"},
         {
             "schema",  # reads types
-            "contract",  # policies and signatures are Structs
+            "policy",  # policies are Structs
+            "signature",  # so are signatures
             "codec",  # codecs of arguments and results
             "slots",  # types and hooks of buffers in them
             "buffers",  # the extension that stands for a buffer
@@ -83,7 +91,7 @@ CONFINED = {
             "shm.control",  # what the control socket says
             "shm.layout",  # geometry travels in the handshake
             "shm.settings",  # a frozen Struct
-            "shm.incoming",  # calls are Structs, which are made faster than other classes
+            "shm.incoming_call",  # calls are Structs, which are made faster than other classes
             "shm.calling",  # the result of a one-way call
         },
     ),
