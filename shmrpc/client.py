@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from shmrpc import contract as contracts
-from shmrpc.context import CallOptions, Metadata, Peer, Reply
+from shmrpc import dispatch
+from shmrpc.context import CallOptions, Metadata, Peer, Reply, make_stubs_with
 from shmrpc.contract import Contract
 from shmrpc.shm_gate import make_link
 from shmrpc.transport import Transport
@@ -55,6 +56,14 @@ class Connection(Generic[T]):
         await self._transport.close()
 
 
+def _stub_over(contract: Any, transport_of: Callable[[Contract], Transport]) -> Stub:
+    read = contracts.read(contract)
+    return Stub(read, transport_of(read), CallOptions())
+
+
+make_stubs_with(_stub_over)
+
+
 def connect(
     contract: Callable[..., T],
     address: str | os.PathLike[str],
@@ -63,6 +72,7 @@ def connect(
     metadata: Metadata | None = None,
     wait: float = 0.0,
     reconnect_timeout: float = 10.0,
+    exposes: object = None,
     **settings: Any,
 ) -> Connection[T]:
     """Connects to the server at an address, as a client of a contract.
@@ -79,6 +89,8 @@ def connect(
         metadata: Attached to each call.
         wait: Seconds to keep trying when nobody listens yet.
         reconnect_timeout: Seconds that a call without a deadline waits for a lost connection to come back.
+        exposes: A service that the server's handlers may call over this connection, or a list of them: see `Call.client`.
+            One that is an async context manager is entered with the connection.
         **settings: The knobs of the transport: see `shmrpc.shm.settings.Settings`.
 
     Raises:
@@ -91,7 +103,14 @@ def connect(
     """
     read = contracts.read(cast(type, contract))
     options = CallOptions().merged(timeout, metadata)
-    link = make_link(read, address, wait=wait, reconnect_timeout=reconnect_timeout, settings=settings)
+    link = make_link(
+        read,
+        address,
+        wait=wait,
+        reconnect_timeout=reconnect_timeout,
+        settings=settings,
+        exposed=dispatch.exposed(exposes),
+    )
     return Connection(read, link, options)
 
 

@@ -4,16 +4,17 @@ Times on the wire are absolute nanoseconds of CLOCK_MONOTONIC, one clock for the
 Users see seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from time import monotonic_ns
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from shmrpc.buffers import Buffer
 from shmrpc.errors import ResourceExhausted
 
+T = TypeVar("T")
 Metadata = Mapping[str, str | bytes]
 
 NO_DEADLINE: Final = 0
@@ -77,6 +78,10 @@ class ServedCall(Protocol):
         """Writable memory from which a result can be sent without a copy."""
         ...
 
+    def back_to(self, contract: Any) -> Any:
+        """The transport to the services that the caller exposes, for a contract that was read."""
+        ...
+
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Sends metadata ahead of the result, at once. On any thread."""
 
@@ -121,6 +126,18 @@ class Call:
         """What the caller attached through ``options(metadata=…)``."""
         return self._served.metadata
 
+    def client(self, contract: Callable[..., T]) -> T:
+        """A stub of a contract that the calling process exposes on this connection: ``connect(…, exposes=…)``.
+
+        It may be kept, and used as long as the connection lasts. In the event loop's thread only.
+
+        Raises:
+            Unimplemented: the caller does not expose it.
+            ContractMismatch: it does, in a form that cannot work.
+        """
+        stub: T = _stub_maker[0](contract, self._served.back_to)
+        return stub
+
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Sends metadata to the caller at once, ahead of the result, or of what comes next in a stream; once for each call.
 
@@ -161,6 +178,14 @@ def current_call() -> Call:
     if served is None:
         raise RuntimeError("no call is being handled here; current_call() is for handlers and what they start")
     return Call(served)
+
+
+_stub_maker: Final[list[Callable[[Any, Callable[[Any], Any]], Any]]] = []
+
+
+def make_stubs_with(maker: Callable[[Any, Callable[[Any], Any]], Any]) -> None:
+    """For `client`, which knows what a stub is: how to make one of a contract, and of what gives its transport."""
+    _stub_maker[:] = [maker]
 
 
 class Reply:

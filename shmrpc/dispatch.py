@@ -141,6 +141,18 @@ def service(implementation: object, *contract: type) -> Service:
     return Service(implementation, read)
 
 
+def exposed(services: object) -> "Dispatcher | None":
+    """The dispatcher of what a client exposes: a service, or a list of them; None for nothing.
+
+    Raises:
+        ContractError: a contract cannot work, or a service does not implement it.
+    """
+    listed = (
+        tuple(services) if isinstance(services, (list, tuple)) and not isinstance(services, Service) else (services,)
+    )
+    return None if services is None or not listed else Dispatcher(listed)
+
+
 class Dispatcher:
     """Everything that one server serves. Async context manager: entering it enters the services."""
 

@@ -17,18 +17,19 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from shmrpc import contract as contracts
+from shmrpc import dispatch
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.client import Connection
 from shmrpc.context import CallOptions, Lease, Metadata, Peer, remaining_seconds, running
 from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
-from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, WrongLoop
+from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, Unimplemented, WrongLoop
 from shmrpc.failure import error_of, failure_of
 from shmrpc.local_call import LocalCall, Received
 from shmrpc.local_flows import LocalFlow
 from shmrpc.methods import Method
 from shmrpc.streams import ResultStream
-from shmrpc.transport import StubMethod
+from shmrpc.transport import StubMethod, Transport
 
 T = TypeVar("T")
 
@@ -54,10 +55,11 @@ class Memory(bytearray):
 class LocalTransport:
     """A `Transport` whose server is an object of this process."""
 
-    def __init__(self, contract: Contract, implementation: object, *, debug: bool) -> None:
-        self._dispatcher = Dispatcher((implementation,))
+    def __init__(self, dispatcher: Dispatcher, *, debug: bool, exposed: "LocalTransport | None" = None) -> None:
+        self._exposed = exposed
+        """What the implementation reaches of its caller."""
+        self._dispatcher = dispatcher
         self._served = {served.full_name: served for served in self._dispatcher.methods}
-        self._contract = contract
         self._debug = debug
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.copy_context()
@@ -205,7 +207,7 @@ class LocalTransport:
         assert self._loop is not None
         if options.reply is not None:
             options.reply.initial_metadata = options.reply.trailing_metadata = {}
-        call = LocalCall(self.allocate, self._loop, served, deadline_ns, options)
+        call = LocalCall(self.allocate, self._loop, served, deadline_ns, options, self._back_to)
         call.flow = flow
         if flow is not None:
             flow.give_up = lambda: call.give_up(Cancelled(f"{served.full_name} was cancelled"))
@@ -220,6 +222,16 @@ class LocalTransport:
             call.task.add_done_callback(self._on_end)
             self._running[call.task] = call
         return call
+
+    def _back_to(self, contract: Contract) -> Transport:
+        exposed = self._exposed
+        names = [] if exposed is None else list(exposed._dispatcher.contracts)
+        if exposed is None or contract.name not in names:
+            raise Unimplemented(
+                f"the client {self.peer} exposes {', '.join(names) or 'nothing'}, not {contract.name} "
+                "(local(…, exposes=…))"
+            )
+        return exposed
 
     async def _finish(self, call: LocalCall) -> Received | RpcError:
         served = call.served
@@ -272,7 +284,14 @@ class LocalTransport:
         if self._closed or self._loop is not None:
             raise Closed("a stub can be entered once")
         self._loop = asyncio.get_running_loop()
-        await self._dispatcher.__aenter__()
+        if self._exposed is not None:
+            await self._exposed.open()
+        try:
+            await self._dispatcher.__aenter__()
+        except BaseException:
+            if self._exposed is not None:
+                await self._exposed.close()
+            raise
 
     async def close(self) -> None:
         """Cancels what runs, except one-way calls, which get some time to end, and leaves the service. Idempotent."""
@@ -285,7 +304,11 @@ class LocalTransport:
         try:
             await self._end_handlers()
         finally:
-            await self._dispatcher.__aexit__(None, None, None)
+            try:
+                await self._dispatcher.__aexit__(None, None, None)
+            finally:
+                if self._exposed is not None:
+                    await self._exposed.close()
 
     async def _end_handlers(self) -> None:
         if not self._running:
@@ -317,6 +340,7 @@ def local(
     timeout: float | None = None,
     metadata: Metadata | None = None,
     debug: bool = False,
+    exposes: object = None,
 ) -> Connection[T]:
     """A stub of a contract over an implementation in this process, with the semantics of `connect`.
 
@@ -331,6 +355,7 @@ def local(
         timeout: Seconds for each call; None: no limit.
         metadata: Attached to each call.
         debug: Whether the text of unexpected errors goes to the caller.
+        exposes: A service that the implementation's handlers may call, or a list of them: see `Call.client`.
 
     Raises:
         ContractError: the contract cannot work, or the implementation lacks a method of it.
@@ -338,5 +363,7 @@ def local(
     from shmrpc.dispatch import service
 
     read = contracts.read(cast(type, contract))
-    transport = LocalTransport(read, service(implementation, read.cls), debug=debug)
+    exposed = dispatch.exposed(exposes)
+    back = None if exposed is None else LocalTransport(exposed, debug=debug)
+    transport = LocalTransport(Dispatcher((service(implementation, read.cls),)), debug=debug, exposed=back)
     return Connection(read, transport, CallOptions().merged(timeout, metadata))

@@ -7,10 +7,12 @@ from typing import Final, NamedTuple
 
 from shmrpc.buffers import Buffer
 from shmrpc.context import CallOptions, Metadata, Peer
+from shmrpc.contract import Contract
 from shmrpc.dispatch import ServedMethod
 from shmrpc.errors import DeadlineExceeded, RpcError
 from shmrpc.inlet import cut_off
 from shmrpc.local_flows import LocalFlow
+from shmrpc.transport import Transport
 
 
 class Received(NamedTuple):
@@ -30,6 +32,7 @@ class LocalCall:
         served: ServedMethod,
         deadline_ns: int,
         options: CallOptions,
+        back_to: Callable[[Contract], Transport],
     ) -> None:
         self.allocate: Final = allocate
         """Writable memory that is passed without a copy."""
@@ -38,6 +41,7 @@ class LocalCall:
         self.deadline_ns: Final = deadline_ns
         self.metadata: Final[Metadata] = options.metadata
         self._reply = options.reply
+        self._back_to = back_to
         self._initial_sent = False
         self._trailing: Metadata = {}
         self.peer: Final = Peer(os.getpid(), os.getuid(), os.getgid())
@@ -61,6 +65,10 @@ class LocalCall:
             if flow.arguments is not None:
                 cut_off(flow.arguments.inlet, self.method_name)
             flow.stop_pump()
+
+    def back_to(self, contract: Contract) -> Transport:
+        """What calls the caller's own services go over. Raises Unimplemented."""
+        return self._back_to(contract)
 
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Passes metadata to the caller ahead of the result."""

@@ -70,13 +70,14 @@ def make_link(
     wait: float,
     reconnect_timeout: float,
     settings: dict[str, Any],
+    exposed: "Dispatcher | None" = None,
 ) -> "Link":
     """The client's transport for an address."""
     made = make_settings(settings)
     from shmrpc.shm import address
     from shmrpc.shm.link import Link
 
-    return Link(contract, address.path_of(where), made, wait=wait, reconnect_timeout=reconnect_timeout)
+    return Link(contract, address.path_of(where), made, wait=wait, reconnect_timeout=reconnect_timeout, exposed=exposed)
 
 
 def make_caller(where: str | os.PathLike[str]) -> "Caller":

@@ -32,6 +32,10 @@ class Served:
         """Ordinary memory."""
         return bytearray(nbytes)
 
+    def back_to(self, contract: Any) -> Any:
+        """There is nothing to be called there."""
+        raise shmrpc.Unimplemented("nothing is exposed")
+
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Notes it."""
         self.initial.append(metadata)

@@ -42,6 +42,7 @@ LAYERS = (
     "shm.matching shm.outgoing shm.incoming",
     "shm.session shm.streaming",
     "shm.calling",
+    "shm.backward",
     "shm.link shm.listener",
     "shm.caller",
     # what users see

@@ -27,11 +27,20 @@ MAX_REPEATS: Final = 2
 class Connected(Protocol):
     """What calls need of a link."""
 
-    calls: OutgoingCalls | None
-    """Of the session that takes new calls; None while there is none."""
-    closed: bool
-    narrow: dict[str, tuple[int, int]]
-    """Methods of which the server knows fewer parameters: its number and how many."""
+    @property
+    def calls(self) -> OutgoingCalls | None:
+        """Of the session that takes new calls; None while there is none."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether no call is to be made again."""
+        ...
+
+    @property
+    def narrow(self) -> dict[str, tuple[int, int]]:
+        """Methods of which the server knows fewer parameters: its number and how many."""
+        ...
 
     @property
     def path(self) -> str:

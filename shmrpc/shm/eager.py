@@ -153,6 +153,8 @@ class Starter(Generic[J]):
         self._variable = variable
         self._on_end = on_end
         self._seat: _Seat[J] | None = None
+        self.ending: asyncio.Task[None] | None = None
+        """The task of the empty seat, once it was told to end."""
 
     def start(self, coroutine: Awaitable[Any], job: J) -> tuple[bool, Any]:
         """Runs a coroutine's first step, in a context of its own in which the starter's variable is the job.
@@ -204,6 +206,7 @@ class Starter(Generic[J]):
         """Ends the empty seat."""
         if self._seat is not None and not self._seat.taken.done():
             self._seat.taken.set_result(None)
+            self.ending = self._seat.task
         self._seat = None
 
 

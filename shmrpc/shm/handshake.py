@@ -67,6 +67,10 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
     """What it accepts in extents, at once."""
     stream_window: tuple[Positive, Positive] = DEFAULT_WINDOW
     """What it accepts of a stream before it has read any: items, and bytes."""
+    exposed: list[Offered] = []
+    """Services of its own, in full, that the server's handlers may call."""
+    max_in_flight: Positive = 1024
+    """How many such calls it serves at once."""
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True, kw_only=True):
@@ -249,7 +253,9 @@ def agreed_features(features: list[str]) -> list[str]:
     return [feature for feature in FEATURES if feature in features]
 
 
-async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Settings) -> Accepted:
+async def as_client(
+    sock: socket.socket, wanted: list[Wanted], settings: Settings, exposed: list[Offered] | None = None
+) -> Accepted:
     """The client's half of the handshake on a connected, non-blocking socket.
 
     Raises:
@@ -275,6 +281,8 @@ async def as_client(sock: socket.socket, wanted: list[Wanted], settings: Setting
                 max_message=settings.max_message,
                 max_extent_bytes=settings.max_extent_bytes,
                 stream_window=settings.stream_window,
+                exposed=exposed or [],
+                max_in_flight=settings.max_in_flight,
             )
             with contextlib.suppress(BrokenPipeError):  # the server refused before it heard us: its reason is waiting
                 await frames.send(sock, pack_frame(hello), mine.fds)

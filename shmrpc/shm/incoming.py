@@ -33,7 +33,7 @@ from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.eager import Starter
 from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_BUFFERS, HAS_METADATA, REPLY
 from shmrpc.shm.flows import Flows, IncomingFlows
-from shmrpc.shm.incoming_call import NO_METADATA, IncomingCall
+from shmrpc.shm.incoming_call import NO_METADATA, Callback, IncomingCall
 from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
@@ -66,6 +66,8 @@ class IncomingCalls:
         on_broken: Callable[[ProtocolError], None],
     ) -> None:
         self.peer: Final = peer
+        self.back: Callback | None = None
+        """How handlers reach the services that the caller exposes; None: it exposes none."""
         self.running: Final[dict[int, IncomingCall]] = {}
         self.last_accepted = 0
         """The highest call id so far."""
@@ -376,6 +378,14 @@ class IncomingCalls:
             else:
                 call.tell(Event.LOSE)
         self.look_idle()
+
+    async def wait_closed(self) -> None:
+        """Returns when the handlers that were cancelled have ended, or after a second."""
+        tasks = [call.task for call in self.running.values() if call.task is not None]
+        if self._starter.ending is not None:
+            tasks.append(self._starter.ending)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
 
     async def wait_idle(self) -> None:
         """Returns when no call is running and every reply is on its way."""

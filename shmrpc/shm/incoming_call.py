@@ -7,11 +7,21 @@ import msgspec
 
 from shmrpc.buffers import Buffer
 from shmrpc.context import Metadata, Peer
+from shmrpc.contract import Contract
 from shmrpc.dispatch import ServedMethod
+from shmrpc.errors import Unimplemented
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
+from shmrpc.transport import Transport
 
 NO_METADATA: Final[Metadata] = {}
+
+
+class Callback(Transport, Protocol):
+    """The services that a caller exposes: see `backward`."""
+
+    def expect(self, contract: Contract) -> None:
+        """Finds a contract among them. Raises Unimplemented or ContractMismatch."""
 
 
 class Calls(Protocol):
@@ -20,6 +30,11 @@ class Calls(Protocol):
     @property
     def peer(self) -> Peer:
         """The calling process."""
+        ...
+
+    @property
+    def back(self) -> Callback | None:
+        """How handlers reach the services that the caller exposes."""
         ...
 
     @property
@@ -63,6 +78,19 @@ class IncomingCall(msgspec.Struct, eq=False):
     def allocate(self, nbytes: int) -> Buffer:
         """Writable memory that can be sent to the caller without a copy."""
         return self.calls.memory.allocate(nbytes)
+
+    def back_to(self, contract: Contract) -> Transport:
+        """What calls the caller's own services go over.
+
+        Raises:
+            Unimplemented: it does not expose this contract.
+            ContractMismatch: it does, in a form that cannot work.
+        """
+        back = self.calls.back
+        if back is None:
+            raise Unimplemented(f"the client {self.peer} exposes nothing, not {contract.name} (connect(…, exposes=…))")
+        back.expect(contract)
+        return back
 
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Sends metadata ahead of the result, at once. On any thread."""

@@ -5,6 +5,7 @@ Owns connecting and reconnecting with back-off. How a call is made over it, and 
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Lease, Peer, remaining_seconds
 from shmrpc.contract import Contract
+from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import (
     Closed,
     ConnectFailed,
@@ -27,6 +29,7 @@ from shmrpc.methods import Method
 from shmrpc.shm import address, envelope, handshake
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.calling import Calling
+from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.matching import match
 from shmrpc.shm.outgoing import OutgoingCalls, forked_error, wrong_loop_error
 from shmrpc.shm.session import Session
@@ -62,6 +65,7 @@ class Link:
         *,
         wait: float,
         reconnect_timeout: float,
+        exposed: Dispatcher | None = None,
     ) -> None:
         self.path: Final = path
         self.contract: Final = contract
@@ -85,6 +89,10 @@ class Link:
         self._connected: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
         self.closed = False
+        self._exposed = exposed
+        self._entered = False
+        """Whether the exposed services were."""
+        self._context = contextvars.copy_context()
         self._calling = Calling(self)
 
     def __repr__(self) -> str:
@@ -184,6 +192,21 @@ class Link:
             raise Closed("a stub can be entered once; connect again")
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
+        if self._exposed is not None:
+            await self._exposed.__aenter__()
+            self._entered = True
+        try:
+            await self._open()
+        except BaseException:
+            await self._leave()
+            raise
+
+    async def _leave(self) -> None:
+        if self._exposed is not None and self._entered:
+            self._entered = False
+            await self._exposed.__aexit__(None, None, None)
+
+    async def _open(self) -> None:
         until_ns = monotonic_ns() + int(self._wait * 1e9)
         while True:
             try:
@@ -205,7 +228,7 @@ class Link:
             wanted.append(handshake.Wanted(self.contract.name, handshake.digest_of(self.contract.signatures)))
         sock = await self._connect()
         try:
-            accepted = await handshake.as_client(sock, wanted, self._settings)
+            accepted = await handshake.as_client(sock, wanted, self._settings, self._offers())
         except TimeoutError:
             sock.close()
             text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
@@ -236,9 +259,36 @@ class Link:
             raise
         self.offered = accepted.offered
         calls = OutgoingCalls(loop, accepted.channel, session.memory, numbers, in_flight, session.cut, session.windows)
-        session.start(pidfd=accepted.pidfd, outgoing=calls)
+        session.start(pidfd=accepted.pidfd, outgoing=calls, incoming=self._serve(loop, session))
         self._session, self.calls = session, calls
         self._established_ns = monotonic_ns()
+
+    def _offers(self) -> list[handshake.Offered]:
+        """What the hello says of the services that this side exposes."""
+        if self._exposed is None:
+            return []
+        first = self._exposed.first_method
+        return [
+            handshake.Offered(contract.name, b"", first[contract.name], contract.signatures)
+            for contract in self._exposed.contracts.values()
+        ]
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, session: Session) -> IncomingCalls | None:
+        """What serves the calls that the server makes."""
+        if self._exposed is None:
+            return None
+        return IncomingCalls(
+            loop,
+            session.channel,
+            session.memory,
+            self._exposed.methods,
+            session.peer,
+            self._context,
+            self._settings.max_in_flight,
+            windows=session.windows,
+            debug=self._settings.debug,
+            on_broken=session.cut,
+        )
 
     async def _connect(self) -> Any:
         until_ns = monotonic_ns() + int(self._settings.handshake_timeout * 1e9)
@@ -308,15 +358,18 @@ class Link:
     async def close(self) -> None:
         """Ends the connection and every call on it. Idempotent."""
         self.closed = True
-        memories = [session.memory for session in (self._session, *self._retiring) if session is not None]
+        sessions = [session for session in (self._session, *self._retiring) if session is not None]
         self._close_sessions()
-        for memory in memories:
-            await memory.wait_closed()
+        for session in sessions:
+            await session.memory.wait_closed()
+            if session.incoming is not None:
+                await session.incoming.wait_closed()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
             await asyncio.wait((self._reconnecting,))
             self._reconnecting = None
         self._close_sessions()  # one that the reconnecting task had just finished
+        await self._leave()
 
     def _close_sessions(self) -> None:
         for session in (self._session, *self._retiring):

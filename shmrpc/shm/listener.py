@@ -18,8 +18,10 @@ from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import HandshakeError
 from shmrpc.shm import address, frames, handshake, liveness
+from shmrpc.shm.backward import Backward
 from shmrpc.shm.extents import FREE, Charge
 from shmrpc.shm.incoming import IncomingCalls
+from shmrpc.shm.outgoing import OutgoingCalls
 from shmrpc.shm.quota import Quota
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
@@ -95,16 +97,16 @@ class Listener:
     async def _greet(self, sock: socket.socket) -> None:
         """One handshake, from the accepted socket to a session, or to a rejection."""
         peer = liveness.peer_of(sock)
-        session: Session | None = None
+        met: tuple[Session, handshake.Hello] | None = None
         frame = handshake.new_frame()
         why = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
         try:
             if why is not None:
                 raise HandshakeError(why)
             async with asyncio.timeout(self._settings.handshake_timeout):
-                session = await self._shake_hands(sock, peer, frame)
-            if session is not None:  # which owns the socket and its place in the quota from now on
-                self._begin(session, sock)
+                met = await self._shake_hands(sock, peer, frame)
+            if met is not None:  # the session owns the socket and its place in the quota from now on
+                self._begin(*met, sock)
         except (HandshakeError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
                 error = HandshakeError(f"no handshake within {self._settings.handshake_timeout} s (handshake_timeout)")
@@ -113,12 +115,14 @@ class Listener:
                 self._reject(sock, "refused", str(error))
         finally:
             frame.close()
-            if session is None:
+            if met is None:
                 sock.close()
                 if why is None:
                     self._quota.close(peer)
 
-    async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: frames.Frame) -> Session | None:
+    async def _shake_hands(
+        self, sock: socket.socket, peer: Peer, frame: frames.Frame
+    ) -> tuple[Session, handshake.Hello] | None:
         settings = self._settings
         hello = await handshake.receive_hello(sock, frame)
         offered = self._offer(hello.wanted)
@@ -133,7 +137,7 @@ class Listener:
         except HandshakeError:
             self._quota.refund(peer, sock, settings.geometry.segment_bytes)
             raise
-        return Session(
+        session = Session(
             self._loop,
             answered.channel,
             sock,
@@ -144,6 +148,7 @@ class Listener:
             charge=self._charge_for(peer, sock),
             windows=(settings.stream_window, answered.peer_window),
         )
+        return session, hello
 
     def _charge_for(self, peer: Peer, sock: socket.socket) -> Charge:
         if peer.uid == os.getuid():
@@ -151,7 +156,7 @@ class Listener:
         quota = self._quota
         return Charge(lambda nbytes: quota.charge(self._loop, peer, sock, nbytes), partial(quota.refund, peer, sock))
 
-    def _begin(self, session: Session, sock: socket.socket) -> None:
+    def _begin(self, session: Session, hello: handshake.Hello, sock: socket.socket) -> None:
         settings = self._settings
         incoming = IncomingCalls(
             self._loop,
@@ -165,8 +170,15 @@ class Listener:
             debug=settings.debug,
             on_broken=session.cut,
         )
+        outgoing = None
+        if hello.exposed:
+            in_flight = min(hello.max_in_flight, settings.max_in_flight)
+            outgoing = OutgoingCalls(
+                self._loop, session.channel, session.memory, {}, in_flight, session.cut, session.windows
+            )
+            incoming.back = Backward(self._loop, session, outgoing, hello.exposed)
         self.sessions.add(session)
-        session.start(pidfd=liveness.open_pidfd(session.peer, sock), incoming=incoming)
+        session.start(pidfd=liveness.open_pidfd(session.peer, sock), incoming=incoming, outgoing=outgoing)
         if self._sock is None:  # draining began in the middle of this handshake
             session.go_away()
 

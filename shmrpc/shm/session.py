@@ -91,7 +91,8 @@ class Session:
             self._pending = outgoing.pending
             handlers[envelope.REPLY] = outgoing.on_reply
             handlers[envelope.FAILURE] = outgoing.on_failure
-            handlers[envelope.GOAWAY] = self._on_goaway
+            if self._on_drain is not None:  # it is the server that drains
+                handlers[envelope.GOAWAY] = self._on_goaway
             handlers[envelope.INITIAL_METADATA] = outgoing.on_initial_metadata
             handlers[envelope.RESULTS] = outgoing.flows.on_results
             handlers[envelope.ARGUMENT_CREDIT] = outgoing.flows.on_credit
@@ -169,7 +170,9 @@ class Session:
         self.outgoing.refuse_after(call_id, f"the server {self.peer} drains and did not take the call")
 
     def _end_if_drained(self, outgoing: OutgoingCalls) -> None:
-        if not outgoing.pending:  # nothing more can come that anybody waits for
+        if not outgoing.pending and not (
+            self.incoming and self.incoming.running
+        ):  # nothing more can come that anybody waits for
             self._finish(lambda outgoing: outgoing.lose(f"the server {self.peer} drained"))
 
     def go_away(self) -> None:

@@ -26,7 +26,10 @@ Begin = Callable[[Method, CallOptions, int, int, Packed], Awaitable[tuple[Outgoi
 class Link(Protocol):
     """What streams need of a link."""
 
-    closed: bool
+    @property
+    def closed(self) -> bool:
+        """Whether no call is to be made again."""
+        ...
 
 
 class Streaming:

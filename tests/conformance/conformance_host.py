@@ -12,6 +12,7 @@ from typing import Any
 
 from conformance_api import Echo, Inner, Threads
 from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
+from conformance_backward import FrontService
 from conformance_older import OlderService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import StreamService
@@ -36,7 +37,16 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
         threads = shmrpc.service(ThreadHandlers(), Threads)
         arrays = shmrpc.service(ArrayThreadHandlers(), ArrayThreads)
         values = (Echo(), ArrayService(), arrays)
-        await at("main.sock", Service(inner), InnerService(), NamesService(), threads, StreamService(), *values)
+        await at(
+            "main.sock",
+            Service(inner),
+            InnerService(),
+            NamesService(),
+            threads,
+            StreamService(),
+            FrontService(),
+            *values,
+        )
         await until_input_ends()
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 import pytest
 from conformance_api import Api, Echo, Inner, Life, Names, Threads
 from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
+from conformance_backward import Front, FrontService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import Streams, StreamService
 
@@ -172,6 +173,7 @@ class Local(Transport):
                 Arrays: ArrayService(),
                 ArrayThreads: ArrayThreadHandlers(),
                 Streams: StreamService(),
+                Front: FrontService(),
             }
             yield
 
