@@ -191,7 +191,7 @@ class OutgoingFlow:
         if self._flows.is_open(self._call):
             self.error = error
             self.inlet.finish(error)
-            self._flows.abandon(self._call)
+            self._flows.end(self._call)
 
     def on_end(self, call: PendingCall) -> None:
         """The call has ended, for whatever reason."""
@@ -211,7 +211,7 @@ class OutgoingFlow:
     def abandon(self) -> None:
         """Nobody reads the result any more. Idempotent."""
         self.inlet.finish(at_once=True)
-        self._flows.abandon(self._call)
+        self._flows.end(self._call)
         self.stop_pump()
 
     async def wait_closed(self) -> None:
@@ -231,7 +231,7 @@ class OutgoingFlows:
         abandon: Callable[[PendingCall], None],
     ) -> None:
         self.common: Final = common
-        self.abandon: Final = abandon
+        self._abandon = abandon
         self._pending = pending
         self._replies = replies
         self._flows: dict[int, OutgoingFlow] = {}
@@ -248,6 +248,13 @@ class OutgoingFlows:
         if source is not None:
             flow.pump(method, source)
         return flow
+
+    def end(self, call: PendingCall) -> None:
+        """Ends a call from this side, if it has not ended: nobody waits for it any more."""
+        if self.is_open(call):
+            self._abandon(call)
+            call.set_result(b"")  # also when its request was never sent
+        self.forget(call.call_id)
 
     def forget(self, call_id: int) -> None:
         """A call has ended."""
