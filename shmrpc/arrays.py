@@ -5,7 +5,7 @@ Imports numpy: whoever may run without it imports this module late.
 
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from math import prod
 from operator import index
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_origi
 import numpy as np
 
 from shmrpc import buffers, dtypes
-from shmrpc.buffers import EXT_CODE, INLINE, INLINE_BYTES, Buffer, Ext, Piece
+from shmrpc.buffers import ANNOUNCED_BYTES, EXT_CODE, INLINE, INLINE_BYTES, NEAR_END_BYTES, Buffer, Ext, Piece, copy_run
 
 AnyArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,14 +48,16 @@ class ArrayPiece(Piece):
 
     order: Literal["C", "F"] = "C"
 
-    def copy_into(self, target: memoryview) -> None:
-        """Copies the elements, once, in the order in which they travel."""
+    def copy_into(self, target: memoryview, near_end: Callable[[], None] | None = None) -> None:
+        """Copies the elements, once, in the order in which they travel: see `Piece.copy_into`."""
         array: AnyArray = self.source
         if self.exporter is not None and self.nbytes < _LET_OTHERS_RUN:
-            target[:] = memoryview(self.exporter).cast("B")  # type: ignore[arg-type]
+            copy_run(target, memoryview(self.exporter).cast("B"), near_end)  # type: ignore[arg-type]
         elif self.exporter is not None:
-            np.frombuffer(target, np.uint8)[:] = _run_of(array)
+            copy_run(np.frombuffer(target, np.uint8), _run_of(array), near_end)
         elif self.nbytes:
+            if near_end is not None and ANNOUNCED_BYTES <= self.nbytes <= NEAR_END_BYTES:
+                near_end()
             np.copyto(np.ndarray(array.shape, array.dtype, target, order=self.order), array)
 
 

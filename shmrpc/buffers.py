@@ -21,6 +21,12 @@ __all__ = ["EXT_CODE", "INLINE", "INLINE_BYTES", "Buffer", "Ext", "Packed", "Pie
 INLINE_BYTES: Final = 8000
 """A buffer up to this size travels inside of the payload, and so with it in a record: copying it costs less than a block."""
 
+ANNOUNCED_BYTES: Final = 256 << 10
+"""A copy of at least this size lasts long enough to be told of; it takes 5 us and more."""
+
+NEAR_END_BYTES: Final = 1 << 20
+"""What is left of a long copy when it is told of: it takes about as long as waking a process does."""
+
 EXT_CODE: Final = 66
 
 INLINE: Final = b"\xff\xff\xff\xff"
@@ -41,15 +47,34 @@ class Piece(msgspec.Struct, eq=False):
     source: Any = None
     """What to gather from, when there is no exporter."""
 
-    def copy_into(self, target: memoryview) -> None:
-        """Copies the bytes, once, into a writable memoryview of format ``B`` that is as long as they are."""
+    def copy_into(self, target: memoryview, near_end: Callable[[], None] | None = None) -> None:
+        """Copies the bytes, once, into a writable memoryview of format ``B`` that is as long as they are.
+
+        Args:
+            target: Where to.
+            near_end: Called once when a copy of at least `ANNOUNCED_BYTES` has `NEAR_END_BYTES` left, or fewer. Not called
+                where how far it is cannot be told.
+        """
         memory: memoryview = self.source if self.exporter is None else memoryview(self.exporter)  # type: ignore[arg-type]
         if memory.c_contiguous and memory.format in _NATIVE:
-            target[:] = memory.cast("B")
+            copy_run(target, memory.cast("B"), near_end)
         elif memory.ndim == 1 and memory.format in _NATIVE:
             target.cast(cast(Any, memory.format))[:] = memory
         else:
             target[:] = memory.tobytes()  # a second copy: memoryview has no better way for odd formats and several axes
+
+
+def copy_run(target: Any, source: Any, near_end: Callable[[], None] | None) -> None:
+    """Copies a run of bytes to another, both memoryviews or both arrays: see `Piece.copy_into`."""
+    nbytes = len(source)
+    if near_end is None or nbytes < ANNOUNCED_BYTES:
+        target[:] = source
+        return
+    head = max(0, nbytes - NEAR_END_BYTES)
+    if head:
+        target[:head] = source[:head]
+    near_end()
+    target[head:] = source[head:]
 
 
 class Packed(NamedTuple):

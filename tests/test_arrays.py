@@ -14,7 +14,7 @@ from travelling import arrive
 
 from shmrpc import arrays, buffers
 from shmrpc.arrays import array_over, nbytes_of
-from shmrpc.buffers import INLINE_BYTES, Ext, Piece
+from shmrpc.buffers import ANNOUNCED_BYTES, INLINE_BYTES, NEAR_END_BYTES, Ext, Piece
 from shmrpc.slots import spec_of
 
 big = np.arange(30_000, dtype=np.float64).reshape(100, 300)
@@ -123,6 +123,39 @@ def test_an_array_that_is_one_run_of_bytes_exports_them_itself(array: npt.NDArra
         memory = memoryview(piece.exporter).cast("B")  # type: ignore[arg-type]
         assert memory.nbytes == array.nbytes
         assert np.shares_memory(np.asarray(memory), array)
+
+
+MIB = NEAR_END_BYTES
+
+
+def ones(nbytes: int, dtype: str = "u1") -> npt.NDArray[Any]:
+    """An array without a byte that is zero."""
+    return np.full(nbytes, 1, np.uint8).view(dtype)
+
+
+@pytest.mark.parametrize(
+    ("array", "copied_before"),
+    [
+        (ones(ANNOUNCED_BYTES - 1), None),
+        (ones(ANNOUNCED_BYTES), 0),
+        (ones(MIB, "f4").reshape(512, 512), 0),
+        (ones(4 * MIB), 3 * MIB),
+        (ones(8 * MIB, "u8").reshape(1024, 1024, order="F"), 7 * MIB),
+        (ones(3 * MIB, "M8[s]"), 2 * MIB),
+        (ones(2 * MIB).reshape(1024, 2048)[:, ::2], 0),
+        (ones(4 * MIB).reshape(1024, 4096)[:, ::2], None),
+    ],
+)
+def test_a_long_copy_of_an_array_says_once_when_its_end_is_near(
+    array: npt.NDArray[Any], copied_before: int | None
+) -> None:
+    pieces: list[Piece] = []
+    arrays.anything().pack(array, pieces)
+    target = bytearray(array.nbytes)
+    told: list[int] = []
+    pieces[0].copy_into(memoryview(target), lambda: told.append(len(target.rstrip(b"\0"))))
+    assert told == ([] if copied_before is None else [copied_before])
+    assert target == array.tobytes("A")
 
 
 def test_an_array_travels_inside_of_the_payload_up_to_the_limit() -> None:

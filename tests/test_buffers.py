@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shmrpc import buffers
-from shmrpc.buffers import INLINE_BYTES, Ext, Packed, Piece, pack_bytes, take
+from shmrpc.buffers import ANNOUNCED_BYTES, INLINE_BYTES, NEAR_END_BYTES, Ext, Packed, Piece, pack_bytes, take
 
 LARGE = bytes(range(256)) * 100
 
@@ -52,6 +52,31 @@ def test_the_bytes_of_a_memoryview_of_any_shape_and_format_are_copied(memory: me
     assert piece.nbytes == memory.nbytes
     assert (piece.exporter is not None) == whole
     assert copied(piece) == memory.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "copied_before"),
+    [
+        (ANNOUNCED_BYTES - 1, None),
+        (ANNOUNCED_BYTES, 0),
+        (NEAR_END_BYTES, 0),
+        (NEAR_END_BYTES + 1, 1),
+        (5 * NEAR_END_BYTES + 9, 4 * NEAR_END_BYTES + 9),
+    ],
+)
+def test_a_long_copy_says_once_when_its_end_is_near(nbytes: int, copied_before: int | None) -> None:
+    contents = bytes(range(1, 256)) * (nbytes // 255 + 1)
+    target = bytearray(nbytes)
+    told: list[int] = []
+    Piece(nbytes, contents[:nbytes]).copy_into(memoryview(target), lambda: told.append(nbytes - target.count(0)))
+    assert told == ([] if copied_before is None else [copied_before])
+    assert target == contents[:nbytes]
+
+
+def test_what_must_be_gathered_says_nothing_of_its_end() -> None:
+    memory = memoryview(bytes(4 * NEAR_END_BYTES))[::2]
+    target = bytearray(memory.nbytes)
+    Piece(memory.nbytes, None, memory).copy_into(memoryview(target), lambda: pytest.fail("it takes any time"))
 
 
 def test_a_small_memoryview_with_gaps_is_closed_up() -> None:

@@ -6,6 +6,7 @@ typedef struct {
     struct mapping_pair maps;
     struct shm_producer ring;
     struct shm_ringer doorbell; /* the peer's doorbell epoch */
+    struct shm_announcer announcer;
     struct shm_sleeper room;    /* my want-room epoch */
     Py_ssize_t inline_limit;
     char corked;
@@ -66,7 +67,9 @@ int producer_publish(PyObject *op, struct shm_record *record, PyObject *payload)
         raise_corrupt(native_state_of(Py_TYPE(self)), status, shm_load_relaxed(self->ring.head_word), self->ring.tail);
         return -1;
     }
-    return shm_ringer_must_ring(&self->doorbell) ? SEND_RING : SEND_QUIET;
+    bool rings = shm_ringer_must_ring(&self->doorbell);
+    shm_announced(&self->announcer, rings);
+    return rings ? SEND_RING : SEND_QUIET;
 }
 
 static PyObject *producer_send(ProducerObject *self, PyObject *const *args, Py_ssize_t count)
@@ -91,6 +94,13 @@ static PyObject *producer_send(ProducerObject *self, PyObject *const *args, Py_s
     }
     int status = producer_publish((PyObject *)self, &record, args[5]);
     return status < 0 ? NULL : PyLong_FromLong(status);
+}
+
+static PyObject *producer_announce(ProducerObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!mapping_pair_check(&self->maps))
+        return NULL;
+    return PyBool_FromLong(shm_announce(&self->announcer, &self->doorbell));
 }
 
 static PyObject *producer_want_room(ProducerObject *self, PyObject *Py_UNUSED(ignored))
@@ -170,6 +180,8 @@ static PyMethodDef producer_methods[] = {
     {"send", (PyCFunction)(void (*)(void))producer_send, METH_FASTCALL,
      PyDoc_STR("send(kind, flags, method, call_id, deadline_ns, payload) -> status\n\n"
                "Append and publish one record. 0: done; 1: done, ring the doorbell; 2: no room; 3: over the inline limit.")},
+    {"announce", (PyCFunction)(void (*)(void))producer_announce, METH_NOARGS,
+     PyDoc_STR("announce() -> bool\n\nWhether to ring the doorbell ahead of a record that takes a while to be written.")},
     {"want_room", (PyCFunction)(void (*)(void))producer_want_room, METH_NOARGS,
      PyDoc_STR("Arm the want-room epoch; the caller tries once more before it waits for the doorbell.")},
     {"room_found", (PyCFunction)(void (*)(void))producer_room_found, METH_NOARGS,

@@ -62,4 +62,49 @@ static inline bool shm_ringer_must_ring(struct shm_ringer *r)
     return true;
 }
 
+/* Announcing: ringing ahead of work that takes a while to be written, so that the sleeper wakes meanwhile.
+ *
+ * To the protocol it is a spurious ring for an epoch that it remembers. If the sleeper is in that epoch still when the work
+ * is published, the ring is on its way, and it looks after it has disarmed; else its epoch is another one, and the publish
+ * rings. So nothing is ordered here: an epoch that is read late makes an announcement vain, and nothing else.
+ */
+struct shm_announcer {
+    bool out;         /* announced, and not published yet */
+    unsigned vain;    /* how many in a row the peer did not stay awake for */
+    unsigned sit_out; /* how many not to make */
+};
+
+enum { SHM_VAIN_ALLOWED = 2, SHM_MOST_SIT_OUT = 64 };
+
+/* Whether to ring now. A peer that is awake is told as well, since it may be about to sleep. */
+static inline bool shm_announce(struct shm_announcer *a, struct shm_ringer *r)
+{
+    if (a->sit_out) {
+        a->sit_out -= 1;
+        return false;
+    }
+    a->out = true;
+    uint64_t epoch = shm_load_relaxed(r->word);
+    if ((epoch & 1) == 0)
+        return true;
+    if (epoch == r->rung)
+        return false; /* that ring has not been heard yet */
+    r->rung = epoch;
+    return true;
+}
+
+/* The work is published, and shm_ringer_must_ring said whether to ring for it. If so, the peer has slept again since the
+ * announcement. One that goes on like that (it never polls, or shares this processor) is told less and less often.
+ */
+static inline void shm_announced(struct shm_announcer *a, bool rings)
+{
+    if (!a->out)
+        return;
+    a->out = false;
+    if (!rings)
+        a->vain = 0;
+    else if (++a->vain > SHM_VAIN_ALLOWED)
+        a->sit_out = a->vain > SHM_VAIN_ALLOWED + 6 ? SHM_MOST_SIT_OUT : 1u << (a->vain - SHM_VAIN_ALLOWED - 1);
+}
+
 #endif

@@ -93,6 +93,11 @@ class Channel:
         else:
             raise AssertionError(f"a payload of {len(record[5])} bytes was not put into a block")
 
+    def announce(self) -> None:
+        """Rings ahead of a record that takes a while to be written, so that the peer wakes meanwhile; if that is of use."""
+        if not self._closed and not self.outbox and self._producer.announce():
+            self._ringer.ring()
+
     def keep(self, kind: int, call_id: int, what: Any) -> None:
         """Keeps something until the record that was just sent is published; nothing to do if it is."""
         if self.outbox and self.outbox[-1][0] == kind and self.outbox[-1][3] == call_id:

@@ -81,6 +81,7 @@ class Lender:
         self._channel = channel
         self._arena = channel.arena
         self._ledger = channel.arena.ledger
+        self._announce = channel.announce
         self._borrowed = borrowed
         self._extents = extents
         self._peer = peer
@@ -138,7 +139,7 @@ class Lender:
             if (block := arena.take(nbytes, attached=True)) is None:
                 return None
             try:
-                piece.copy_into(block.memory(nbytes))
+                piece.copy_into(block.memory(nbytes), self._announce)
             except BaseException:
                 arena.give_back(block)
                 raise
@@ -180,9 +181,14 @@ class Lender:
                 if isinstance(place, Shortage):
                     return place._replace(held=places)
                 places.append(envelope_place := place)
-            for piece, place in zip(pieces, places, strict=False):
-                if isinstance(place, Place) and place.fresh:
-                    piece.copy_into(place.block.memory(piece.nbytes))
+            fresh = [
+                (piece, place.block)
+                for piece, place in zip(pieces, places, strict=False)
+                if isinstance(place, Place) and place.fresh
+            ]
+            fresh.sort(key=lambda each: each[0].nbytes)  # the largest last, which is the one to be announced
+            for number, (piece, block) in enumerate(fresh, 1):
+                piece.copy_into(block.memory(piece.nbytes), self._announce if number == len(fresh) else None)
         except BaseException:
             self._give_up(places)
             raise

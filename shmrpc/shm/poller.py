@@ -10,6 +10,9 @@ while looking pays, and halves to nothing while it does not; then a number of wa
 vain try, before it is tried again. It is tried in full, since of two peers that both sleep each sees the other's wake-up
 as a delay of about the window, and a shorter look would never find out that looking pays. It is zero where the two
 processes have one CPU between them.
+
+A ring without a record is an *announcement*: the peer is copying something large, and has rung ahead. The member is *held*
+awake for it, whatever its window is, if the last announcement was followed by a record.
 """
 
 import asyncio
@@ -33,6 +36,8 @@ SOON_NS: Final = 250_000
 """Work that comes this soon after the last is worth looking for: two wake-ups, one at each side, and some slack."""
 PENALTY: Final = (8, 1024)
 """How many wake-ups to sit out after looking did not pay: at first, and at most."""
+HOLD_NS: Final = 4 * WINDOW_NS
+"""How long to stay awake for what was announced: twice what a slow machine takes to copy the 1 MiB that may be left then."""
 CPU_CHECK_NS: Final = 1_000_000_000
 
 
@@ -77,10 +82,14 @@ class Member:
     __slots__ = (
         "_cpus_checked_ns",
         "_limit_ns",
+        "_one_cpu",
         "adaptive",
+        "announced_ns",
         "awake",
         "consumer",
+        "credible",
         "doorbell",
+        "held_until_ns",
         "last_work_ns",
         "owner",
         "peer_pid",
@@ -104,20 +113,66 @@ class Member:
         self.last_work_ns = 0
         self.penalty = PENALTY[0]
         self.sit_out = 0
+        self.announced_ns = 0
+        """When a record was announced that has not come yet; 0 when there is none."""
+        self.held_until_ns = 0
+        """Until when it stays awake for that record; 0 when it does not."""
+        self.credible = True
+        """Whether the last announcement was followed by a record in time. Else the next one holds nobody."""
         self._limit_ns = polling.window_ns
         self._cpus_checked_ns = 0
+        self._one_cpu = False
         self.window_ns = self._limit_ns
 
     def paid(self, now_ns: int) -> None:
         """Looking found work."""
         self.last_work_ns = now_ns
         self.worked = True
-        if self.adaptive and self.window_ns:
+        if self.announced_ns:
+            self._came(now_ns)  # and whether looking pays was found when it was announced
+        elif self.adaptive and self.window_ns:
             self.window_ns = self._limit_ns
             self.penalty = PENALTY[0]
 
     def woken(self, now_ns: int) -> None:
-        """The doorbell rang a sleeping member: looking did not pay, or was not tried."""
+        """A record rang a sleeping member: looking did not pay, or was not tried."""
+        if self.announced_ns:
+            self._came(now_ns)
+        self._slept(now_ns)
+
+    def announced(self, now_ns: int) -> None:
+        """The doorbell rang, and there is no record: one is being written, or there is room again, or it means nothing."""
+        if self.held_until_ns:
+            return  # once for each record: rings alone keep nobody awake
+        if now_ns - self._cpus_checked_ns > CPU_CHECK_NS:
+            self.check_cpus(now_ns)
+        heeded = self.adaptive and not self._one_cpu
+        if heeded:
+            self.announced_ns = now_ns
+        if not heeded or not self.credible:
+            if not self.awake:
+                self._slept(now_ns)
+            return
+        self.held_until_ns = now_ns + HOLD_NS
+        # Half of the time since the last work may have been the wake-up itself, which looking would have saved.
+        findable = now_ns - self.last_work_ns < 2 * self._limit_ns
+        if findable and (self.awake or self.window_ns < self._limit_ns):
+            self.window_ns = self._limit_ns
+            self.penalty = PENALTY[0]
+        elif self.window_ns:
+            self.window_ns = max(self.window_ns // 2, self._limit_ns // 8)  # not to nothing: no record waited for it
+
+    def waited_in_vain(self) -> None:
+        """It was held, and fell asleep without a record."""
+        self.held_until_ns = 0
+        self.credible = False
+
+    def _came(self, now_ns: int) -> None:
+        """A record came that was announced, whether it was waited for or not: that decides about the next one."""
+        self.credible = now_ns - self.announced_ns < HOLD_NS + WINDOW_NS
+        self.announced_ns = self.held_until_ns = 0
+
+    def _slept(self, now_ns: int) -> None:
         soon = now_ns - self.last_work_ns < SOON_NS
         self.last_work_ns = now_ns
         self.worked = True
@@ -133,7 +188,7 @@ class Member:
             self.sit_out -= 1
         elif soon:
             self.window_ns = self._limit_ns
-        if self.window_ns and now_ns - self._cpus_checked_ns > CPU_CHECK_NS:
+        if self.window_ns and (self._one_cpu or now_ns - self._cpus_checked_ns > CPU_CHECK_NS):
             self.check_cpus(now_ns)
 
     def check_cpus(self, now_ns: int) -> None:
@@ -141,7 +196,8 @@ class Member:
         if not self.adaptive:
             return
         self._cpus_checked_ns = now_ns
-        if usable_cpus(self.peer_pid) == 1:
+        self._one_cpu = usable_cpus(self.peer_pid) == 1
+        if self._one_cpu:
             self.window_ns = 0
             self.sit_out = PENALTY[0]
 
@@ -203,10 +259,15 @@ class Poller:
             member.owner.on_silenced()
             return
         if member.awake:
+            if not member.consumer.ready():
+                member.announced(monotonic_ns())
             member.owner.on_rung()
             return
         member.consumer.disarm()
-        member.woken(monotonic_ns())
+        if member.consumer.ready():
+            member.woken(monotonic_ns())
+        else:
+            member.announced(monotonic_ns())
         try:
             member.owner.on_rung()
         finally:  # after its work was started, so that a look comes behind it in the loop's queue
@@ -216,9 +277,8 @@ class Poller:
     def _look(self) -> None:
         began_ns = monotonic_ns()
         look_ns = LOOK_NS if began_ns - self._last_look_ns < BUSY_GAP_NS else 0
-        found = self._consumers and watch(
-            self._consumers, look_ns if any(member.window_ns for member in self._awake) else 0
-        )
+        looking = any(member.window_ns or member.held_until_ns for member in self._awake)
+        found = self._consumers and watch(self._consumers, look_ns if looking else 0)
         try:
             for member in tuple(self._awake):
                 if found and member.consumer.ready():
@@ -228,8 +288,15 @@ class Poller:
                 if member.worked:
                     member.worked = False
                     member.last_work_ns = began_ns
-                if began_ns - member.last_work_ns >= member.window_ns and not member.removed and member.consumer.arm():
+                if (
+                    began_ns - member.last_work_ns >= member.window_ns
+                    and began_ns >= member.held_until_ns
+                    and not member.removed
+                    and member.consumer.arm()
+                ):
                     self._drop(member)
+                    if member.held_until_ns:
+                        member.waited_in_vain()
         finally:  # a KeyboardInterrupt out of a handler stops the loop, which may run again to clean up
             if self._awake:
                 self._last_look_ns = monotonic_ns()

@@ -1,8 +1,9 @@
-/* stress_wake.c records|room|blocks [rounds]: two threads sleep and wake each other; is every wake-up rung for?
+/* stress_wake.c records|announced|room|blocks [rounds]: two threads sleep and wake each other; is every wake-up rung for?
  *
- *   records  the consumer sleeps until a record is published
- *   room     the producer sleeps until the consumer has given room back
- *   blocks   the producer sleeps until a block has come home
+ *   records    the consumer sleeps until a record is published
+ *   announced  the same, and before every other publication the producer rings ahead
+ *   room       the producer sleeps until the consumer has given room back
+ *   blocks     the producer sleeps until a block has come home
  *
  * In each round the ringer waits until the sleeper has begun to fall asleep, and publishes at about the moment at which
  * the sleeper arms: both stores are then on their way while both sides load. That moment is found by trial, since it
@@ -25,7 +26,7 @@ enum { BURDEN = 8, JITTER = 128, STEP = 4, MOST_LEAD = 1 << 14 }; /* turns of `l
 
 struct run {
     struct segments both;
-    enum { RECORDS, ROOM, BLOCKS } what;
+    enum { RECORDS, ANNOUNCED, ROOM, BLOCKS } what;
     uint64_t rounds;
     int bell;             /* an eventfd */
     shm_word begun;       /* publications, counted before and */
@@ -70,6 +71,7 @@ static void publish(const struct run *run, uint64_t round)
     const struct shm_record small = {.kind = 1, .call_id = round};
     switch (run->what) {
     case RECORDS:
+    case ANNOUNCED:
         CHECK_EQUAL(shm_producer_push(&producer, &small, ""), SHM_OK);
         break;
     case ROOM:
@@ -87,6 +89,7 @@ static bool there(const struct run *run)
 {
     switch (run->what) {
     case RECORDS:
+    case ANNOUNCED:
         return shm_consumer_ready(&consumer);
     case ROOM:
         CHECK_EQUAL(shm_producer_refresh(&producer), SHM_OK);
@@ -102,6 +105,7 @@ static void consume(const struct run *run)
     uint64_t block, generation;
     switch (run->what) {
     case RECORDS:
+    case ANNOUNCED:
         take_record();
         CHECK(shm_consumer_commit(&consumer));
         break;
@@ -137,15 +141,26 @@ static void wait_for(const struct run *run, const shm_word *word, uint64_t round
 static void *ring(void *argument)
 {
     struct run *run = argument;
-    struct shm_ringer ringer = run->what == RECORDS ? record_ringer_of(&run->both) : room_ringer_of(&run->both);
+    struct shm_ringer ringer = run->what <= ANNOUNCED ? record_ringer_of(&run->both) : room_ringer_of(&run->both);
+    struct shm_announcer announcer = {0};
     uint64_t random = 11;
     for (uint64_t round = 1;; round++) {
         wait_for(run, &run->asleep, round);
+        bool tells = run->what == ANNOUNCED && round % 2;
+        if (tells) { /* at any time from before it arms until it has woken for it and sleeps again */
+            linger(random_below(&random, MOST_LEAD));
+            if (shm_announce(&announcer, &ringer))
+                CHECK_EQUAL(eventfd_write(run->bell, 1), 0);
+            linger(random_below(&random, MOST_LEAD));
+        }
         burden_stores(run, round);
         linger(random_below(&random, JITTER));
         shm_store_relaxed(&run->begun, round);
         publish(run, round);
-        if (shm_ringer_must_ring(&ringer)) {
+        bool rings = shm_ringer_must_ring(&ringer);
+        shm_announced(&announcer, rings);
+        announcer.sit_out = 0;
+        if (rings) {
             run->rings++;
             CHECK_EQUAL(eventfd_write(run->bell, 1), 0);
         }
@@ -183,7 +198,7 @@ static bool sleep_on(struct run *run)
 static void *sleep_and_wake(void *argument)
 {
     struct run *run = argument;
-    struct shm_sleeper sleeper = run->what == RECORDS ? record_sleeper_of(&run->both) : room_sleeper_of(&run->both);
+    struct shm_sleeper sleeper = run->what <= ANNOUNCED ? record_sleeper_of(&run->both) : room_sleeper_of(&run->both);
     uint64_t random = 12, lead = 0, sleeps = 0;
     for (uint64_t round = 1; round <= run->rounds && !run->lost; round++) {
         shm_store_release(&run->asleep, round);
@@ -216,9 +231,9 @@ static void *sleep_and_wake(void *argument)
 int main(int argc, char **argv)
 {
     static struct run run;
-    const char *const names[] = {"records", "room", "blocks"};
+    const char *const names[] = {"records", "announced", "room", "blocks"};
     CHECK(argc > 1);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (strcmp(argv[1], names[i]) == 0)
             run.what = i;
     CHECK(strcmp(argv[1], names[run.what]) == 0);

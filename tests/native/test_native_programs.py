@@ -36,6 +36,7 @@ STRESSES = {
     "stress_release_ring": "500000",
     "stress_scribbler": "1000000",
     "stress_wake records": "30000",
+    "stress_wake announced": "30000",
     "stress_wake room": "30000",
     "stress_wake blocks": "30000",
 }
@@ -105,7 +106,7 @@ def test_a_relaxed_publish_is_caught_as_a_data_race(build: Build, name: str) -> 
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads on one processor never meet in the window")
-@pytest.mark.parametrize("what", ["records", "room", "blocks"])
+@pytest.mark.parametrize("what", ["records", "announced", "room", "blocks"])
 @pytest.mark.parametrize("side", ["RINGER", "SLEEPER"])
 def test_a_missing_fence_is_caught_as_a_lost_wake_up(build: Build, what: str, side: str) -> None:
     mutant = build("stress_wake", *VARIANTS["plain"], f"-DSHMRPC_MUTANT_NO_{side}_FENCE")

@@ -130,6 +130,78 @@ def test_a_sleeping_peer_is_rung_once(pair: Pair) -> None:
     assert rung(right)
 
 
+# Announcing
+
+
+def sleep_and_wake(channel: Channel) -> None:
+    """What a peer does that is rung, and falls asleep again."""
+    channel.doorbell.clear()
+    channel.consumer.disarm()
+    assert channel.consumer.arm()
+
+
+def test_a_record_that_was_announced_rings_no_second_time(pair: Pair) -> None:
+    left, right = pair
+    assert right.consumer.arm()
+    left.announce()
+    assert rung(right)
+    right.doorbell.clear()
+    send(left, 1)  # before the peer has disarmed: it looks after that
+    assert not rung(right)
+    right.consumer.disarm()
+    assert call_ids(right) == [1]
+
+
+def test_a_peer_that_slept_again_after_the_announcement_is_rung_for_the_record(pair: Pair) -> None:
+    left, right = pair
+    assert right.consumer.arm()
+    left.announce()
+    sleep_and_wake(right)
+    assert not rung(right)
+    send(left, 1)
+    assert rung(right)
+
+
+def test_a_peer_that_is_awake_is_told_too_and_rung_if_it_sleeps_by_then(pair: Pair) -> None:
+    left, right = pair
+    left.announce()
+    assert rung(right)
+    right.doorbell.clear()
+    assert right.consumer.arm()
+    send(left, 1)
+    assert rung(right)
+
+
+def test_one_who_keeps_falling_asleep_is_told_less_often_and_rung_for_every_record(pair: Pair) -> None:
+    left, right = pair
+    told = 0
+    for call_id in range(1, 201):
+        right.doorbell.clear()
+        right.consumer.disarm()
+        assert right.consumer.arm()
+        left.announce()
+        told += rung(right)
+        sleep_and_wake(right)
+        send(left, call_id)
+        assert rung(right)
+        assert call_ids(right) == [call_id]
+    assert told == 10  # one more after 1, 2, 4, 8, 16, 32, 64 that were not made
+
+
+def test_nothing_is_announced_that_has_to_wait_for_room(pair: Pair) -> None:
+    left, right = pair
+    fill(left)
+    left.announce()
+    assert not rung(right)
+
+
+def test_nothing_is_announced_when_the_channel_is_closed(pair: Pair) -> None:
+    left, right = pair
+    left.close()
+    left.announce()
+    assert right.doorbell.kind == "pipe" or not rung(right)  # a pipe without a writer rings for ever
+
+
 def test_a_record_that_waits_rings_a_sleeping_peer_when_it_goes(pair: Pair) -> None:
     left, right = pair
     fill(left)

@@ -2,16 +2,16 @@
 
 import gc
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import uvloop
-from joined import INLINE, SMALL, fill
-from memories import METHOD, SLAB, Bytes, End, Pair, numbered, on, packed, two_ends, with_extent
+from joined import INLINE, SMALL, fill, rung
+from memories import METHOD, MIB, SLAB, Bytes, End, Pair, numbered, on, packed, two_ends, with_extent
 
-from shmrpc.buffers import Packed, Piece
+from shmrpc.buffers import ANNOUNCED_BYTES, Packed, Piece
 from shmrpc.shm import envelope
 from shmrpc.shm.layout import GRANULE
 from shmrpc.shm.lending import Placed, Shortage
@@ -132,7 +132,7 @@ class Gathered(Piece):
 
     copies: int = 0
 
-    def copy_into(self, target: memoryview) -> None:
+    def copy_into(self, target: memoryview, near_end: Callable[[], None] | None = None) -> None:
         self.copies += 1
         target[:] = self.source
 
@@ -175,7 +175,7 @@ def _placed(end: End, message: Packed) -> Placed:
 class Broken(Piece):
     """A piece whose bytes cannot be had."""
 
-    def copy_into(self, target: memoryview) -> None:
+    def copy_into(self, target: memoryview, near_end: Callable[[], None] | None = None) -> None:
         raise LookupError("no bytes")
 
 
@@ -203,6 +203,69 @@ async def test_nothing_keeps_what_was_sent_but_the_peer(pair: Pair) -> None:
     gc.collect()
     assert seen() is None
     assert right.receive()
+
+
+# Announcing
+
+
+@pytest.fixture
+async def large() -> AsyncIterator[Pair]:
+    """Two ends with an extent on the left, where what is sent is large."""
+    async with two_ends() as ends:
+        await with_extent(ends[0], 8 * MIB)
+        yield ends
+
+
+async def test_a_peer_that_sleeps_is_rung_while_a_large_array_is_copied(
+    large: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = large
+    rings: list[bool] = []
+    announce = left.lender._announce
+
+    def announce_and_listen() -> None:
+        announce()
+        rings.append(rung(right.channel))
+
+    monkeypatch.setattr(left.lender, "_announce", announce_and_listen)
+    right.channel.consumer.arm()
+    left.send(numbered(MIB))
+    assert rings == [True]
+    assert len(right.receive_arrays()) == 1
+
+
+async def test_what_takes_no_time_is_not_announced(large: Pair) -> None:
+    left, right = large
+    born = left.allocate(3 * MIB)
+    left.send(numbered(ANNOUNCED_BYTES - 1))
+    left.send(born)
+    left.send(born, born)
+    left.send(payload=b"short")
+    assert not rung(right.channel)
+
+
+async def test_of_several_arrays_the_largest_is_announced_which_is_copied_last(large: Pair) -> None:
+    left, right = large
+    told: list[tuple[int, bool]] = []
+
+    class Telling(Piece):
+        def copy_into(self, target: memoryview, near_end: Callable[[], None] | None = None) -> None:
+            told.append((self.nbytes, near_end is not None))
+            super().copy_into(target, near_end)
+
+    sizes = [MIB, 3000, 2 * MIB, ANNOUNCED_BYTES]
+    left.send_placed(_placed(left, Packed(b"", [Telling(size, numbered(size)) for size in sizes])))
+    assert told == [(size, size == 2 * MIB) for size in sorted(sizes)]
+    [parcel] = right.receive()
+    for size, view in zip(sizes, parcel.views, strict=True):
+        assert (on(view) == numbered(size)).all()
+
+
+async def test_a_message_that_finds_no_room_is_not_announced(large: Pair) -> None:
+    left, right = large
+    outcome = left.lender.try_place(packed([numbered(MIB), numbered(8 * MIB)]), METHOD)
+    assert isinstance(outcome, Shortage)
+    assert not rung(right.channel)
 
 
 # Payloads

@@ -2,76 +2,22 @@
 
 import asyncio
 import gc
-import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import uvloop
-from joined import handlers_of, two_channels, word
+from inboxes import LONG, NEVER, Inbox, send, started, turns
+from joined import two_channels
 from life_waiting import until
 
-from shmrpc.shm import layout, poller
-from shmrpc.shm.channel import Channel, Record
-from shmrpc.shm.poller import Member, Poller, Polling, poller_of
+from shmrpc.shm import poller
+from shmrpc.shm.channel import Channel
+from shmrpc.shm.poller import Poller, Polling, poller_of
 from shmrpc.shm.ring import Consumer
 
-LONG = Polling(3_600 * 10**9, adaptive=False)
-"""Looks for work for longer than any test lasts."""
-NEVER = Polling.of("never")
-
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
-
-
-class Inbox:
-    """An owner that takes what is there, at most a budget in one turn."""
-
-    def __init__(self, channel: Channel, polling: Polling = NEVER, budget: int = 64) -> None:
-        self.channel = channel
-        self.records: list[int] = []
-        self.turns: list[int] = []
-        self.rings = self.silences = 0
-        self.end: Callable[[], object] = lambda: None
-        self.then: Callable[[], object] = lambda: None
-        self.member = Member(self, channel.consumer, channel.doorbell, polling, os.getpid())
-        self._budget = budget
-
-    def on_records(self) -> None:
-        """Counts what it takes."""
-        taken: list[Record] = []
-        self.channel.dispatch(self._budget, handlers_of(taken.append), {})
-        self.records += [record[3] for record in taken]
-        self.turns.append(len(taken))
-        self.then()
-
-    def on_rung(self) -> None:
-        """As a session does."""
-        self.rings += 1
-        self.on_records()
-
-    def on_silenced(self) -> None:
-        """Ends, as a session does."""
-        self.silences += 1
-        self.end()
-
-    @property
-    def armed(self) -> bool:
-        """Whether the peer sees that this side sleeps."""
-        return word(self.channel.own, layout.CURSOR_DOORBELL_EPOCH) % 2 == 1
-
-
-class Watched(Poller):
-    """A poller that counts its looks."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.looks = 0
-
-    def _look(self) -> None:
-        self.looks += 1
-        super()._look()
-
 
 Pair = tuple[Channel, Channel]
 
@@ -90,22 +36,6 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
         made.get_loop().set_exception_handler(lambda _, context: failures.append(context))
         yield made
     assert not failures
-
-
-def send(channel: Channel, call_id: int) -> None:
-    channel.send(1, 0, 0, call_id, 0, b"")
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-def started(inbox: Inbox) -> Watched:
-    made = Watched(asyncio.get_running_loop())
-    made.add(inbox.member)
-    inbox.end = lambda: made.remove(inbox.member)
-    return made
 
 
 # Sleeping and waking
@@ -338,7 +268,7 @@ def test_a_member_may_end_another_in_its_turn(runner: asyncio.Runner) -> None:
 def test_what_stops_the_loop_does_not_stop_the_poller(runner: asyncio.Runner, polling: Polling) -> None:
     with two_channels() as (near, far):
         inbox = Inbox(near, polling)
-        made: list[Watched] = []
+        made: list[Poller] = []
 
         def leave() -> None:
             inbox.then = lambda: None

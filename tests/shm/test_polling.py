@@ -9,7 +9,17 @@ from life_waiting import until
 
 from shmrpc.shm import poller
 from shmrpc.shm.channel import Channel
-from shmrpc.shm.poller import CPU_CHECK_NS, PENALTY, SOON_NS, WINDOW_NS, Member, Poller, Polling, Setting
+from shmrpc.shm.poller import (
+    CPU_CHECK_NS,
+    HOLD_NS,
+    PENALTY,
+    SOON_NS,
+    WINDOW_NS,
+    Member,
+    Poller,
+    Polling,
+    Setting,
+)
 
 NOW = 10**12
 
@@ -139,6 +149,146 @@ def test_a_fixed_window_stays_what_it_is(setting: Setting, monkeypatch: pytest.M
         looking.woken(looking.last_work_ns)
         looking.paid(looking.last_work_ns)
     assert looking.window_ns == before
+
+
+# Announcements
+
+
+def tell(looking: Member, gap_ns: int = 0) -> int:
+    """An announcement so long after the last work; gives when that is."""
+    now_ns = looking.last_work_ns + gap_ns
+    looking._cpus_checked_ns = now_ns
+    looking.announced(now_ns)
+    return now_ns
+
+
+@pytest.mark.parametrize("awake", [True, False])
+@pytest.mark.parametrize("window_ns", [0, WINDOW_NS // 4, WINDOW_NS])
+def test_whoever_is_told_of_a_record_stays_awake_for_it_whatever_its_window(awake: bool, window_ns: int) -> None:
+    looking = member()
+    looking.awake, looking.window_ns = awake, window_ns
+    now_ns = tell(looking)
+    assert looking.held_until_ns == now_ns + HOLD_NS
+    looking.paid(now_ns + 1)
+    assert looking.held_until_ns == 0
+
+
+def test_it_is_held_once_for_each_record_however_often_it_is_told() -> None:
+    looking = member()
+    held_until_ns = tell(looking) + HOLD_NS
+    for step in range(1, 10):
+        looking.announced(NOW + step * HOLD_NS // 20)
+        assert looking.held_until_ns == held_until_ns
+
+
+def test_after_an_announcement_in_vain_the_next_ones_hold_nobody() -> None:
+    looking = member()
+    tell(looking)
+    looking.waited_in_vain()
+    for _ in range(100):
+        tell(looking, HOLD_NS)
+        assert looking.held_until_ns == 0
+    assert looking.window_ns == 0
+
+
+@pytest.mark.parametrize(("late_ns", "holds"), [(HOLD_NS, True), (HOLD_NS + WINDOW_NS, False)])
+@pytest.mark.parametrize("looked", [True, False])
+def test_a_record_that_comes_in_time_makes_announcements_credible_again(
+    looked: bool, late_ns: int, holds: bool
+) -> None:
+    looking = member()
+    tell(looking)
+    looking.waited_in_vain()
+    came_ns = tell(looking, HOLD_NS) + late_ns
+    (looking.paid if looked else looking.woken)(came_ns)
+    tell(looking)
+    assert bool(looking.held_until_ns) == holds
+
+
+def test_a_record_without_an_announcement_makes_none_credible() -> None:
+    looking = member()
+    tell(looking)
+    looking.waited_in_vain()
+    looking.woken(NOW + 10 * HOLD_NS)
+    looking.paid(NOW + 11 * HOLD_NS)
+    tell(looking)
+    assert looking.held_until_ns == 0
+
+
+def test_the_record_that_was_announced_says_nothing_of_the_window() -> None:
+    for window_ns in (0, WINDOW_NS // 8, WINDOW_NS):
+        looking = member()
+        tell(looking)
+        looking.window_ns = window_ns
+        looking.penalty = 4 * PENALTY[0]
+        looking.paid(looking.last_work_ns + HOLD_NS // 2)
+        assert (looking.window_ns, looking.penalty) == (window_ns, 4 * PENALTY[0])
+
+
+def test_transfers_whose_announcements_come_late_shrink_the_window_but_not_to_nothing() -> None:
+    looking, windows = member(), []
+    for _ in range(5):
+        now_ns = tell(looking, SOON_NS)
+        looking.paid(now_ns + HOLD_NS // 2)
+        windows.append(looking.window_ns)
+    assert windows == [WINDOW_NS // 2, WINDOW_NS // 4, WINDOW_NS // 8, WINDOW_NS // 8, WINDOW_NS // 8]
+
+
+def test_a_window_that_is_nothing_stays_so_when_announcements_come_late() -> None:
+    looking = member()
+    give_up(looking)
+    for _ in range(10):
+        looking.paid(tell(looking, SOON_NS))
+        assert looking.window_ns == 0
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_an_announcement_that_looking_would_have_found_makes_the_window_full_again(given_up: bool) -> None:
+    looking = member()
+    if given_up:
+        give_up(looking)
+    else:
+        wake_late(looking, 2)
+    tell(looking, 2 * WINDOW_NS - 1)
+    assert looking.window_ns == WINDOW_NS
+    assert looking.penalty == PENALTY[0]
+
+
+def test_a_full_window_in_which_the_announcement_was_not_found_is_halved() -> None:
+    looking = member()
+    tell(looking, 2 * WINDOW_NS - 1)
+    assert looking.window_ns == WINDOW_NS // 2
+
+
+def test_an_announcement_that_was_found_leaves_the_window_full() -> None:
+    looking = member()
+    looking.awake = True
+    tell(looking, WINDOW_NS - 1)
+    assert looking.window_ns == WINDOW_NS
+
+
+@pytest.mark.parametrize("setting", ["never", 0.0005])
+@pytest.mark.parametrize("awake", [True, False])
+def test_a_fixed_window_is_not_stretched(setting: Setting, awake: bool) -> None:
+    looking = member(setting)
+    looking.awake = awake
+    before = looking.window_ns
+    tell(looking)
+    looking.paid(NOW + 1)
+    assert looking.held_until_ns == 0
+    assert looking.window_ns == before
+
+
+def test_nobody_is_held_where_both_processes_share_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cpus(monkeypatch, {0}, {0})
+    looking = member()
+    looking.announced(NOW + CPU_CHECK_NS + 1)  # it is found out when it matters
+    for _ in range(2 * PENALTY[0]):
+        assert (looking.held_until_ns, looking.window_ns) == (0, 0)
+        tell(looking)
+    use_cpus(monkeypatch, {0, 1}, {0})
+    looking.announced(NOW + 3 * CPU_CHECK_NS)
+    assert looking.held_until_ns
 
 
 # Processors

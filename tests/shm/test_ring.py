@@ -101,6 +101,24 @@ def test_a_ring_is_due_once_for_each_sleep(ends: Ends) -> None:
         taken(ends.consumer)
 
 
+def test_an_announcement_is_the_ring_of_the_sleep_that_it_ends(ends: Ends) -> None:
+    assert ends.producer.announce()  # to one who is awake
+    assert ends.consumer.arm()
+    assert ends.send(1) == ring.RING
+    ends.consumer.disarm()
+    assert ends.call_ids() == [1]
+    assert ends.consumer.arm()
+    assert ends.producer.announce()
+    assert not ends.producer.announce()
+    assert ends.send(2) == ring.SENT
+
+
+def test_a_closed_producer_announces_nothing(ends: Ends) -> None:
+    ends.producer.close()
+    with pytest.raises(ValueError, match="the channel is closed"):
+        ends.producer.announce()
+
+
 def test_nobody_falls_asleep_before_a_full_inbox(ends: Ends) -> None:
     ends.send(1)
     assert not ends.consumer.arm()
