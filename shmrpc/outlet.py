@@ -62,14 +62,14 @@ class Outlet:
         """Items in the body, which wait for more of them, or for the end of this turn of the loop."""
         self._flush_handle: asyncio.Handle | None = None
         self._apart: tuple[Packed, bool] | None = None
-        """What must be sent by waiting; and whether it is a message of many."""
+        """What must be sent by waiting, for memory or for credit; and whether it is a message of many."""
         self._sent_items = self._read_items = 0
         self._sent_bytes = self._read_bytes = 0
         self._left = window.items
         """Items that may be sent; none when there is no credit for bytes."""
         self._credit: asyncio.Future[None] | None = None
         self.touched = False
-        """Whether an item was taken from what the application gave."""
+        """Whether what the application gave was begun to be iterated, which can be done once."""
 
     def __repr__(self) -> str:
         return f"<Outlet {self._sent_items} items sent, {self._read_items} read>"
@@ -111,11 +111,11 @@ class Outlet:
         Raises:
             BaseException: what the source raises, or what is wrong with an item; those before it were sent.
         """
+        self.touched = True
         iterator = _iterator_of(source)
         add = self._add_json if self._encode_json is not None else self._add_one if self._items.buffered else self._add
         try:
             async for item in iterator:
-                self.touched = True
                 if not add(item):
                     del item  # it may hold memory that the reader waits for
                     await self._go_on()
@@ -154,7 +154,7 @@ class Outlet:
         tail = bytes(self._body[before:])
         del self._body[before:]
         self.flush()
-        if MANY_HEAD_BYTES + len(tail) > self._sink.largest:
+        if self._left <= 0 or MANY_HEAD_BYTES + len(tail) > self._sink.largest:
             self._apart = Packed(codec.head_of_many(1) + tail, ()), True
         else:
             self._body += tail
