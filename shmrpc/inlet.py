@@ -112,13 +112,22 @@ class Inlet:
         self._wake()
 
     def finish(self, error: BaseException | None = None, *, at_once: bool = False) -> None:
-        """Nothing more comes. What came before is read first, unless `at_once`; then the error is raised, if any."""
-        if self._end is None:
+        """Nothing more comes. What came before is read first, unless `at_once`; then the error is raised, if any.
+
+        What ended before ends again only if that is `at_once`, and there is something that is not read any more.
+        """
+        if self._end is None or (at_once and (self._messages or self.ready)):
             self._end = StopAsyncIteration() if error is None else error
             if at_once:
                 self._messages.clear()
                 self.ready.clear()
             self._wake()
+
+    def disown(self, error: BaseException) -> None:
+        """The same at once, without waking whoever waits: in a forked child, where nobody does."""
+        self._end = error
+        self._messages.clear()
+        self.ready.clear()
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -148,7 +157,10 @@ class Inlet:
                 self._open(self._messages.popleft())
             elif self._end is not None:
                 error, self._end = self._end, StopAsyncIteration()
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # else it, its traceback and this frame keep each other, and what the reader holds
             else:
                 await self._wait()
         return self.ready.popleft()
@@ -165,7 +177,13 @@ class Inlet:
     def _open(self, message: Message) -> None:
         payload, views, many, count, nbytes = message
         del message
-        self.ready.extend(self._read(payload, views, many))
+        try:
+            self.ready.extend(self._read(payload, views, many))
+        finally:  # items that do not fit are over too
+            self._account(count, nbytes)
+
+    def _account(self, count: int, nbytes: int) -> None:
+        """So much was read: gives credit for it when it is half of the window."""
         self._read_items += count
         self._read_bytes += nbytes
         if self._end is None and (
