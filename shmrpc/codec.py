@@ -280,11 +280,15 @@ class ItemCodec:
         self.decode_many: Final[Callable[[bytes], list[Any]]] = msgspec.msgpack.Decoder(
             list.__class_getitem__(Any if self.buffered else slots.rewrite(type_))
         ).decode
-        """Decodes a message of many; with the decoder's own errors."""
+        """Decodes a message of many, of items that can hold no buffers; with the decoder's own errors."""
 
     def read(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
-        """The items of one message; with the decoder's own errors."""
-        return self.decode_many(payload) if many else [self.unpack(payload, views)]
+        """The items of one message; with the decoder's own errors. Raises ValueError: they may not come together."""
+        if not many:
+            return [self.unpack(payload, views)]
+        if self.buffered or views:
+            raise ValueError("items that can hold buffers come one in each message")
+        return self.decode_many(payload)
 
 
 MANY_HEAD_BYTES: Final = 5

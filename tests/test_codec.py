@@ -425,3 +425,68 @@ def test_json_that_is_no_such_array_is_refused_by_name(payload: bytes, text: str
     with pytest.raises(shmrpc.InvalidArgument) as caught:
         methods["filter"].decode_arguments(payload, json=True)
     assert str(caught.value).startswith(f"Api.filter: {text}")
+
+
+# Items of streams
+
+
+def test_items_that_can_hold_no_buffers_may_come_together() -> None:
+    items = codec.ItemCodec(dict[str, int])
+    assert not items.buffered
+    body = bytearray(codec.head_of_many(2))
+    for value in ({"a": 1}, {}):
+        codec.encode_into(value, body, -1)
+    assert codec.count_of_many(bytes(body)) == 2
+    assert items.read(bytes(body), (), many=True) == [{"a": 1}, {}]
+    assert items.read(msgspec.msgpack.encode({"b": 2}), (), many=False) == [{"b": 2}]
+
+
+def test_each_of_many_items_is_checked() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `int`, got `str` - at `\$\[1\]`"):
+        codec.ItemCodec(int).read(codec.head_of_many(2) + b"\x01\xa1x", (), many=True)
+
+
+@pytest.mark.parametrize("type_", [U8, Frame, Any, bytes, list[U8]])
+def test_items_that_can_hold_buffers_come_one_by_one_and_not_unchecked_together(type_: Any) -> None:
+    items = codec.ItemCodec(type_)
+    assert items.buffered
+    with pytest.raises(ValueError, match="items that can hold buffers come one in each message"):
+        items.read(codec.head_of_many(1) + b"\x01", (), many=True)
+
+
+def test_an_item_arrives_with_its_buffers() -> None:
+    items = codec.ItemCodec(Frame)
+    packed = items.pack(Frame(pixels, "p"))
+    (frame,) = items.read(packed.payload, views_of(packed), many=False)
+    assert (frame.image == pixels).all()
+    assert frame.label == "p"
+
+
+def test_buffers_that_belong_to_no_item_are_refused() -> None:
+    items = codec.ItemCodec(int)
+    with pytest.raises(ValueError, match="1 buffers came"):
+        items.read(b"\x01", [bytearray(5)], many=False)
+    with pytest.raises(ValueError, match="come one in each message"):
+        items.read(codec.head_of_many(1) + b"\x01", [bytearray(5)], many=True)
+
+
+def test_numbers_of_numpys_are_numbers_as_items_too() -> None:
+    body = bytearray(codec.head_of_many(1))
+    codec.encode_into(np.float32(0.5), body, -1)
+    assert codec.ItemCodec(float).read(bytes(body), (), many=True) == [0.5]
+
+
+@pytest.mark.parametrize("count", [1, 64, (1 << 32) - 1])
+def test_the_head_of_many_items_has_one_form(count: int) -> None:
+    head = codec.head_of_many(count)
+    assert len(head) == codec.MANY_HEAD_BYTES
+    assert head == b"\xdd" + count.to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xdd\0\0\0\1", b"\xdd\0\0\0\0\1", b"\xdd\0\0\0\3\1\1", b"\x92\1\1\1\1\1", b"\xdd\xff\xff\xff\xff\1"],
+)
+def test_what_does_not_begin_like_many_items_is_none(payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^\d+ bytes are no message of \d+ items$"):
+        codec.count_of_many(payload)
