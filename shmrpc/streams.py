@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from shmrpc.errors import DeadlineExceeded
+from shmrpc.errors import DeadlineExceeded, WrongLoop
 from shmrpc.inlet import Inlet
 
 
@@ -71,6 +71,7 @@ class ResultStream:
             raise RuntimeError(
                 f"the stream of {self._name} is read by one task at a time, and another one waits for it"
             )
+        self._check_loop()
         self._reading = True
         try:
             while True:
@@ -90,11 +91,11 @@ class ResultStream:
         if self._idle_timeout is None:  # which costs as much as the rest
             return await self._read_on()
         try:
-            async with asyncio.timeout(self._idle_timeout):
+            async with asyncio.timeout(self._idle_timeout) as limit:
                 return await self._read_on()
-        except DeadlineExceeded:
-            raise
         except TimeoutError:
+            if not limit.expired():  # the call's deadline, or the caller's own stream
+                raise
             raise DeadlineExceeded(f"{self._name}: nothing came for {self._idle_timeout} s (idle_timeout)") from None
 
     async def _read_on(self) -> Any:
@@ -104,26 +105,35 @@ class ResultStream:
             self._flow = await self._begin(self._ready)
         return await self._flow.inlet.next()
 
+    def _check_loop(self) -> None:
+        if self._flow is not None and not self._flow.inlet.ended and asyncio.get_running_loop() is not self._loop:
+            raise WrongLoop(f"the stream of {self._name} began in another event loop, or another thread, than this one")
+
     async def _end(self) -> None:
         self._begin = None
         self._ready.clear()
         if self._flow is not None:
             self._flow.abandon()
             await self._flow.wait_closed()
+            self._flow = None  # which leads to the error that it ended with, and from there to whoever got that
 
     async def aclose(self) -> None:
         """Ends the call, if it has not ended: its handler is cancelled. Idempotent.
 
         Raises:
             RuntimeError: a task waits for an item; cancel it instead.
+            WrongLoop: it began in another event loop.
         """
         if self._reading:
             raise RuntimeError(f"the stream of {self._name} is being read; cancel the task that reads it")
+        self._check_loop()
         await self._end()
 
     def __del__(self) -> None:
         flow = getattr(self, "_flow", None)
-        if flow is not None and self._begin is not None and self._loop is not None and not self._loop.is_closed():
+        if flow is None or self._begin is None or flow.inlet.ended:
+            return
+        if self._loop is not None and not self._loop.is_closed():
             try:
                 self._loop.call_soon_threadsafe(flow.abandon)
             except RuntimeError:  # the loop was closed in another thread just now
