@@ -439,6 +439,54 @@ def test_an_unknown_kind_of_a_newer_peer_differs_from_everything_but_itself() ->
     assert schema.why_unreadable(["int"], new, "it") == "it is sent as int and read as tensor"
 
 
+# Streams, which a signature describes
+
+
+STREAM = ["stream", ["int"]]
+
+
+def test_a_stream_is_rendered_as_an_annotation() -> None:
+    assert schema.render(STREAM) == "AsyncIterator[int]"
+    assert schema.render(["stream", ["list", ["any"]]]) == "AsyncIterator[list[Any]]"
+
+
+def test_a_stream_can_be_read_as_a_stream_whose_items_can_be_read() -> None:
+    assert schema.why_unreadable(STREAM, STREAM, "it") is None
+    assert schema.why_unreadable(STREAM, ["stream", ["float"]], "it") is None
+    assert schema.why_unreadable(STREAM, ["stream", ["any"]], "it") is None
+    assert schema.why_unreadable(["stream", ["any"]], STREAM, "it") is None
+    why = schema.why_unreadable(["stream", ["str"]], STREAM, "it")
+    assert why == "an item of it is sent as str and read as int"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ["any"],
+        ["ref", "Name"],
+        ["int"],
+        ["list", ["int"]],
+        ["union", ["int"], ["str"]],
+        ["literal", "", [1]],
+        ["tensor", 3],
+    ],
+)
+def test_a_stream_is_nothing_else_and_nothing_else_is_a_stream(other: Any) -> None:
+    text = schema.render(other)
+    assert schema.why_unreadable(STREAM, other, "it") == f"it is sent as AsyncIterator[int] and read as {text}"
+    assert schema.why_unreadable(other, STREAM, "it") == f"it is sent as {text} and read as AsyncIterator[int]"
+
+
+@pytest.mark.parametrize("description", [["stream"], ["stream", "int"], ["stream", ["int"], ["int"]], ["stream", []]])
+def test_a_malformed_description_of_a_stream_is_refused(description: Any) -> None:
+    with pytest.raises(ValueError, match="does not describe"):
+        schema.check(description)
+
+
+def test_a_description_of_a_stream_passes_the_check() -> None:
+    schema.check(STREAM)
+
+
 # Descriptions that come from a peer
 
 

@@ -22,6 +22,7 @@ def test_the_defaults_are_the_documented_limits() -> None:
     assert settings.drain_budget == 64
     assert settings.handshake_timeout == 5.0
     assert settings.max_extent_bytes == 1 << 30
+    assert (settings.stream_items, settings.stream_bytes) == settings.stream_window == (256, 4 << 20)
     assert settings.extent_idle == 10.0
     assert settings.lease_warning == 60.0
     assert settings.polling == "adaptive"
@@ -32,6 +33,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_message", 1000, "max_message is 1000, it must be at least [0-9]+"),
     ("max_in_flight", 0, "max_in_flight must be positive, not 0"),
     ("max_in_flight", MAX_IN_FLIGHT + 1, "max_in_flight is 1048577, the limit is 1048576"),
+    ("stream_items", 0, "stream_items must be positive, not 0"),
+    ("stream_bytes", -1, "stream_bytes must be positive, not -1"),
     ("drain_budget", -1, "drain_budget must be positive, not -1"),
     ("max_connections", 0, "max_connections must be positive, not 0"),
     ("handshake_timeout", 0.0, "handshake_timeout must be positive, not 0.0"),
