@@ -122,7 +122,7 @@ class LocalTransport:
                 flow.stop_pump()
                 await flow.wait_closed()
             if flow.error is not None:
-                raise flow.error
+                raise flow.take_error()
             if isinstance(answer, RpcError):
                 raise answer
             return method.unpack_result(answer.payload, answer.views)

@@ -51,8 +51,8 @@ class LocalCall:
         self.timer: asyncio.TimerHandle | None = None
         self.flow: LocalFlow | None = None
 
-    def settle(self, answer: Received | RpcError) -> None:
-        """Ends the call, if nothing has yet."""
+    def settle(self, answer: Received | RpcError, *, at_once: bool = False) -> None:
+        """Ends the call, if nothing has yet; with `at_once`, what was not read of its result is not read any more."""
         if self.answer.done():
             return
         if self._reply is not None:
@@ -61,7 +61,7 @@ class LocalCall:
         if (flow := self.flow) is not None:
             if flow.results is not None:
                 error = answer if isinstance(answer, RpcError) else None
-                flow.results.inlet.finish(error, at_once=isinstance(error, DeadlineExceeded))
+                flow.results.inlet.finish(error, at_once=at_once)
             if flow.arguments is not None:
                 cut_off(flow.arguments.inlet, self.method_name)
             flow.stop_pump()
@@ -85,6 +85,6 @@ class LocalCall:
     def give_up(self, error: RpcError) -> None:
         """Nobody waits for the handler any more: ends the call, and tells the handler."""
         self.cancelled = True
-        self.settle(error)
+        self.settle(error, at_once=isinstance(error, DeadlineExceeded))
         if self.task is not None:
             self.task.cancel()

@@ -120,10 +120,17 @@ class LocalFlow:
             self.arguments.inlet.finish()
 
     def _fail(self, error: BaseException) -> None:
-        self.error = error
         if self.results is not None:
             self.results.inlet.finish(error)
+        else:
+            self.error = error
         self.give_up()
+
+    def take_error(self) -> BaseException:
+        """What the caller's own stream raised, once."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
     def stop_pump(self) -> None:
         """Stops to pass on the caller's stream."""

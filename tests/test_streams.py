@@ -181,19 +181,24 @@ async def test_a_cancelled_reader_ends_the_call_and_waits_until_it_is_closed() -
     assert [item async for item in play.stream] == []
 
 
-async def test_a_cancellation_in_the_tick_of_an_item_ends_the_call_all_the_same() -> None:
-    for act in (
+@pytest.mark.parametrize(
+    "act",
+    [
         lambda flow: flow.give("a"),
         lambda flow: flow.inlet.finish(),
         lambda flow: flow.inlet.finish(KeyError()),
-    ):
-        play = Play()
-        reader, flow = await play.reading()
-        act(flow)
-        reader.cancel()
-        assert isinstance(await outcome_of(reader), asyncio.CancelledError)
-        assert flow.abandoned == 1
-        assert [item async for item in play.stream] == []
+        lambda flow: flow.inlet.finish(lost(maybe_executed=False)),
+    ],
+    ids=["an item", "the end", "an error", "a loss"],
+)
+async def test_a_cancellation_in_the_tick_of_something_ends_the_call_all_the_same(act: Callable[[Flow], None]) -> None:
+    play = Play()
+    reader, flow = await play.reading()
+    act(flow)
+    reader.cancel()
+    assert isinstance(await outcome_of(reader), asyncio.CancelledError)
+    assert flow.abandoned == 1
+    assert [item async for item in play.stream] == []
 
 
 async def test_closing_drops_what_was_not_read() -> None:

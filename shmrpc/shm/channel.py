@@ -7,6 +7,7 @@ blocks is `memory`'s.
 """
 
 import asyncio
+import bisect
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -42,8 +43,9 @@ class Channel:
         """What waits for room, oldest first."""
         self._kept: dict[tuple[int, int], Any] = {}
         """What records in the outbox need until they are published, by kind and call id."""
-        self._roomless: list[asyncio.Future[None]] = []
-        """Those who wait until nothing waits in the outbox."""
+        self._roomless: list[tuple[int, asyncio.Future[None]]] = []
+        """Those who wait until nothing waits in the outbox, with their numbers, in order."""
+        self._next_roomless = 0
         self.on_home: Callable[[], None] | None = None
         """Set while somebody waits for memory: called, once, when some came home."""
         self._homecoming: deque[tuple[int, list[tuple[int, int]]]] = deque()
@@ -140,19 +142,21 @@ class Channel:
         return True
 
     async def room(self) -> None:
-        """Returns when nothing waits in the outbox, or the channel is closed."""
+        """Returns when nothing waits in the outbox, or the channel is closed; who came first, first."""
+        number = self._next_roomless
+        self._next_roomless += 1
         while self.outbox:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._roomless.append(waiter)
+            waiting = number, asyncio.get_running_loop().create_future()
+            bisect.insort(self._roomless, waiting)  # in its old place, if another one took the room
             try:
-                await waiter
+                await waiting[1]
             finally:
-                if waiter in self._roomless:
-                    self._roomless.remove(waiter)
+                if waiting in self._roomless:
+                    self._roomless.remove(waiting)
 
     def _tell_room(self) -> None:
         waiters, self._roomless = self._roomless, []
-        for waiter in waiters:
+        for _, waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 

@@ -6,8 +6,9 @@ ends is `outgoing`'s and `incoming`'s.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from time import monotonic_ns
+from typing import Any, Final, Protocol
 
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import Reply
@@ -102,6 +103,8 @@ class Flows:
 
     def send_credit(self, kind: int, call_id: int, items: int, nbytes: int) -> None:
         """Tells the writer of a stream what was read of it, in total."""
+        if self.channel.outbox:  # what waits there says less; and a peer that takes nothing must not fill the memory
+            self.channel.withdraw(kind, call_id)
         self.send(kind, 0, call_id, envelope.encode_credit(envelope.Credit(items, nbytes)))
 
     def open(self, flags: int, payload: bytes) -> tuple[bytes, Sequence[Buffer]]:
@@ -154,7 +157,7 @@ class OutgoingFlow:
         self.takes_results: Final = method.streams_result
         self._pump: asyncio.Task[None] | None = None
         self.error: BaseException | None = None
-        """What the caller's own stream raised."""
+        """What the caller's own stream raised, for a call whose result is none."""
 
     @property
     def untouched(self) -> bool:
@@ -189,8 +192,10 @@ class OutgoingFlow:
     def _fail(self, error: BaseException) -> None:
         """The caller's own stream failed: so does the call."""
         if self._flows.is_open(self._call):
-            self.error = error
-            self.inlet.finish(error)
+            if self.takes_results:
+                self.inlet.finish(error)
+            else:
+                self.error = error
             self._flows.end(self._call)
 
     def on_end(self, call: PendingCall) -> None:
@@ -198,14 +203,21 @@ class OutgoingFlow:
         self._flows.forget(call.call_id)
         answer = call.result()
         if isinstance(answer, RpcError):
-            self.inlet.finish(answer, at_once=isinstance(answer, DeadlineExceeded))
+            expired = isinstance(answer, DeadlineExceeded) and 0 < call.deadline_ns <= monotonic_ns()
+            self.inlet.finish(answer, at_once=expired)  # a handler may send the error of another call's deadline
         else:
             self.inlet.finish()
         self.stop_pump()
 
+    def take_error(self) -> BaseException:
+        """What the caller's own stream raised, once."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
+
     def stop_pump(self) -> None:
         """Stops to send the caller's stream."""
-        if self._pump is not None:
+        if self._pump is not None and not self._flows.forked:
             self._pump.cancel()
 
     def abandon(self) -> None:
@@ -216,7 +228,7 @@ class OutgoingFlow:
 
     async def wait_closed(self) -> None:
         """Returns when the caller's stream is closed."""
-        if self._pump is not None and self._pump is not asyncio.current_task():
+        if self._pump not in (None, asyncio.current_task()) and not self._flows.forked:
             await asyncio.wait((self._pump,))
 
 
@@ -234,6 +246,7 @@ class OutgoingFlows:
         self._abandon = abandon
         self._pending = pending
         self._replies = replies
+        self.forked = False
         self._flows: dict[int, OutgoingFlow] = {}
 
     def is_open(self, call: PendingCall) -> bool:
@@ -255,6 +268,12 @@ class OutgoingFlows:
             self._abandon(call)
             call.set_result(b"")  # also when its request was never sent
         self.forget(call.call_id)
+
+    def fork_off(self, error: RpcError) -> None:
+        """In a forked child: whoever reads on hears so. Touches no event loop."""
+        self.forked = True
+        for flow in self._flows.values():
+            flow.inlet.disown(error)
 
     def forget(self, call_id: int) -> None:
         """A call has ended."""
@@ -287,12 +306,28 @@ class OutgoingFlows:
         grant(flow.outlet, payload, call_id)
 
 
+class RunningCall(Protocol):
+    """What is to be known of a call that is being served."""
+
+    @property
+    def served(self) -> ServedMethod:
+        """Its method."""
+        ...
+
+
+async def _send_results(outlet: Outlet, invoke: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Calls a handler, in the context of its call, and sends what it gives."""
+    made = invoke(*arguments)
+    del arguments
+    await outlet.pump(made)
+
+
 class IncomingFlows:
     """The streams of the calls that this side serves."""
 
-    def __init__(self, common: Flows, is_running: Callable[[int], bool], may_know: Callable[[int], bool]) -> None:
+    def __init__(self, common: Flows, running: Mapping[int, RunningCall], may_know: Callable[[int], bool]) -> None:
         self.common: Final = common
-        self._is_running = is_running
+        self._running = running
         self._may_know = may_know
         """Whether a call of that number was begun, once."""
         self._inlets: dict[int, Inlet] = {}
@@ -310,13 +345,13 @@ class IncomingFlows:
                 common.own_window,
                 lambda items, nbytes: common.send_credit(ARGUMENT_CREDIT, call_id, items, nbytes),
             )
-        made = served.invoke(*method.join(row, inlet))
+        arguments = method.join(row, inlet)
         if method.result_items is None:
-            return made
-        sink = RecordSink(common, RESULTS, call_id, method.full_name, lambda: self._is_running(call_id))
+            return served.invoke(*arguments)
+        sink = RecordSink(common, RESULTS, call_id, method.full_name, lambda: call_id in self._running)
         encode = method.encode_json if as_json else None
         outlet = self._outlets[call_id] = Outlet(common.loop, method.result_items, sink, common.peer_window, encode)
-        return outlet.pump(made)
+        return _send_results(outlet, served.invoke, arguments)
 
     def end(self, call_id: int, name: str) -> None:
         """A call has ended."""
@@ -328,7 +363,8 @@ class IncomingFlows:
     def _inlet_of(self, call_id: int, what: str) -> Inlet | None:
         """Where items go; None: their call has ended, which they crossed."""
         inlet = self._inlets.get(call_id)
-        if inlet is None and self._is_running(call_id):
+        call = self._running.get(call_id)  # also of a handler that has ended, and whose answer waits for memory
+        if call is not None and call.served.method.argument_items is None:
             raise ProtocolError(f"the peer sent {what} of call {call_id}, which takes no stream")
         if inlet is None and not self._may_know(call_id):
             raise ProtocolError(f"the peer sent {what} of call {call_id}, which it never began")
@@ -352,7 +388,7 @@ class IncomingFlows:
         """The peer has read items of a result."""
         if (outlet := self._outlets.get(call_id)) is not None:
             grant(outlet, payload, call_id)
-        elif self._is_running(call_id):
+        elif (call := self._running.get(call_id)) is not None and call.served.method.result_items is None:
             raise ProtocolError(f"the peer gave credit for call {call_id}, which gives no stream")
         elif not self._may_know(call_id):
             raise ProtocolError(f"the peer gave credit for call {call_id}, which it never began")

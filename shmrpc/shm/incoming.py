@@ -88,7 +88,7 @@ class IncomingCalls:
         self._on_broken = on_broken
         self._timer: Final = DeadlineTimer(loop, self._expire)
         self.flows: Final = IncomingFlows(
-            Flows(loop, channel, memory, windows, on_broken), self.running.__contains__, self._may_know
+            Flows(loop, channel, memory, windows, on_broken), self.running, self._may_know
         )
         self._idle: asyncio.Event | None = None
         self._thread = threading.get_ident()
@@ -107,8 +107,8 @@ class IncomingCalls:
             raise ProtocolError(f"the peer began call {call_id} after call {self.last_accepted}; ids must rise")
         if self.draining:
             return  # the peer was told the last call that counts, and repeats this one elsewhere
-        # Replies that wait for room are calls in flight too.
-        if len(self.running) + len(self._channel.outbox) >= self._max_in_flight:
+        most = self._max_in_flight
+        if len(self.running) + len(self._channel.outbox) >= most and self._in_flight() >= most:
             raise ProtocolError(f"the peer began a call beyond the {self._max_in_flight} that may be in flight")
         self.last_accepted = call_id
         try:
@@ -159,6 +159,10 @@ class IncomingCalls:
                 raise  # KeyboardInterrupt and SystemExit are the loop's
             return
         self._reply(call, packed)
+
+    def _in_flight(self) -> int:
+        """How many calls the peer has not heard the end of: also those whose ends wait for room, among other records."""
+        return len(self.running) + sum(record[0] in (REPLY, FAILURE) for record in self._channel.outbox)
 
     def _may_know(self, call_id: int) -> bool:
         """Whether a call of that number was begun, once; also those that came too late for a drain."""

@@ -299,12 +299,13 @@ class OutgoingCalls:
 
     def abandon(self, call: PendingCall) -> None:
         """The caller was cancelled: tells the peer, which still owes the end."""
-        if self.pending.get(call.call_id) is not call:
+        if self.forked or self.pending.get(call.call_id) is not call:
             return  # it ended in this very tick
-        if self._withdraw(call):
+        withdrawn = self._withdraw(call)
+        call.set_result(b"")
+        if withdrawn:
             self.admit()
             return
-        call.set_result(b"")
         try:
             self._channel.send(CANCEL, 0, 0, call.call_id, NO_DEADLINE, b"")
         except ProtocolError as error:
@@ -371,6 +372,11 @@ class OutgoingCalls:
             text = f"{reason} while {call.method.full_name} was under way"
             call.set_result(Closed(text, maybe_executed=True))
         self._close()
+
+    def fork_off(self) -> None:
+        """In a forked child: no call can be made here, and none ends. Touches neither the loop nor the shared memory."""
+        self.forked = True
+        self.flows.fork_off(forked_error())
 
     def _close(self) -> None:
         self.pending.clear()

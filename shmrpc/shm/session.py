@@ -243,11 +243,11 @@ class Session:
     def fork_off(self) -> None:
         """In a forked child: this copy is dead. Touches neither the loop nor the shared memory: both are the parent's."""
         self.ended = True
-        if self.outgoing is not None:
-            self.outgoing.forked = True
         if self._watch is not None:
             self._watch.forget()
         self.channel.forget()  # first: a View that dies in this process must not release the parent's lease
+        if self.outgoing is not None:
+            self.outgoing.fork_off()
         self.memory.forget()
 
 

@@ -1,11 +1,11 @@
 """How a stub's method makes a call that takes or gives a stream, over a link.
 
-A call is made again only when the server certainly did not take it, nothing came of it, and nothing was taken of the
-caller's own stream, which cannot be had twice.
+A call is made again only when the server certainly did not take it, nothing came of it, and the caller's own stream was
+not begun, which cannot be had twice.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from shmrpc.buffers import Packed
@@ -14,10 +14,13 @@ from shmrpc.errors import ConnectionLost, RpcError
 from shmrpc.methods import Method
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.flows import OutgoingFlow
-from shmrpc.shm.outgoing import OutgoingCalls
+from shmrpc.shm.outgoing import Answer, OutgoingCalls
 from shmrpc.shm.ring import PendingCall
 from shmrpc.streams import ResultStream
 from shmrpc.transport import StubMethod
+
+Source = AsyncIterable[Any] | Iterable[Any] | None
+"""What a caller passes as a stream."""
 
 Begin = Callable[[Method, CallOptions, int, int, Packed], Awaitable[tuple[OutgoingCalls, PendingCall] | ConnectionLost]]
 """Sends a request, when there is a connection, credit and memory: method, options, how many arguments, deadline, them."""
@@ -51,9 +54,13 @@ class Streaming:
             args = method.bind(args, kwargs)
             row, source = method.split(args)
             packed = method.pack_arguments(row)
+            deadline_ns: int | None = None  # of all attempts: it counts from the first
 
             async def begin(ready: deque[Any]) -> OutgoingFlow:
-                calls, pending = await self._begin_surely(method, options, len(args), options.deadline_ns(), packed)
+                nonlocal deadline_ns
+                if deadline_ns is None:
+                    deadline_ns = options.deadline_ns()
+                calls, pending = await self._begin_surely(method, options, len(args), deadline_ns, packed)
                 flow = calls.flows.begin(method, pending, source, ready)
                 pending.add_done_callback(flow.on_end)
                 return flow
@@ -67,9 +74,22 @@ class Streaming:
             args = method.bind(args, kwargs)
             row, source = method.split(args)
             packed = method.pack_arguments(row)
-            deadline_ns = options.deadline_ns()
+            answer = await self._answer(method, options, len(args), options.deadline_ns(), packed, source)
+            if isinstance(answer, Parcel):
+                return method.unpack_result(answer.payload, answer.views)
+            return method.unpack_result(answer, ())
+
+        return call
+
+    async def _answer(
+        self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed, source: Source
+    ) -> bytes | Parcel:
+        answer: Answer | None
+        pending: PendingCall | None
+        flow: OutgoingFlow | None
+        try:
             while True:
-                calls, pending = await self._begin_surely(method, options, len(args), deadline_ns, packed)
+                calls, pending = await self._begin_surely(method, options, given, deadline_ns, packed)
                 flow = calls.flows.begin(method, pending, source, deque())
                 try:
                     answer = await calls.finish(pending)
@@ -78,16 +98,13 @@ class Streaming:
                     flow.stop_pump()
                     await flow.wait_closed()
                 if flow.error is not None:
-                    raise flow.error
+                    raise flow.take_error()
                 if not isinstance(answer, RpcError):
-                    break
+                    return answer
                 if not flow.untouched or not self._should_repeat(answer):
                     raise answer
-            if isinstance(answer, Parcel):
-                return method.unpack_result(answer.payload, answer.views)
-            return method.unpack_result(answer, ())
-
-        return call
+        finally:  # else the error, its traceback and this frame keep each other, and the arguments
+            answer = pending = flow = None
 
     async def _begin_surely(
         self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed

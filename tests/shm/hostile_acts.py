@@ -29,10 +29,13 @@ def open_fds() -> set[str]:
 
 
 @asynccontextmanager
-async def bystander(path: str, **settings: Any) -> AsyncIterator[shmrpc.Server]:
-    """A server with another client, one of whose calls is under way all the time, and which nothing may disturb."""
+async def bystander(path: str, *services: object, **settings: Any) -> AsyncIterator[shmrpc.Server]:
+    """A server with another client, one of whose calls is under way all the time, and which nothing may disturb.
+
+    Serves `Keeper`, and more services behind it.
+    """
     keeper = Keeper()
-    async with shmrpc.Server(keeper, at=path, **settings) as server, shmrpc.connect(Life, path) as life:
+    async with shmrpc.Server(keeper, *services, at=path, **settings) as server, shmrpc.connect(Life, path) as life:
         async with shmrpc.connect(Life, path) as other:
             held = asyncio.ensure_future(other.hold(1000))
             await until(lambda: keeper.began == [1000], "the call to begin")

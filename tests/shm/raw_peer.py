@@ -24,7 +24,8 @@ TAIL, HEAD, RELEASE_TAIL, RELEASE_HEAD, DOORBELL_EPOCH, ROOM_EPOCH = range(0x100
 RING: Final = 0x2000
 GRANULE: Final = 1024
 PAD, REQUEST, REPLY, FAILURE, CANCEL, GOAWAY = range(6)
-IN_BLOCK, HAS_METADATA, HAS_BUFFERS = 1, 2, 8
+ARGUMENTS, END_OF_ARGUMENTS, RESULTS, ARGUMENT_CREDIT, RESULT_CREDIT = range(6, 11)
+IN_BLOCK, HAS_METADATA, HAS_BUFFERS, MANY = 1, 2, 8, 16
 PEER_OWNED: Final = 1 << 63
 INLINE: Final = b"\xff\xff\xff\xff"
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | 0x10  # 0x10: F_SEAL_FUTURE_WRITE
@@ -106,6 +107,12 @@ def table_of(references: Sequence[tuple[int, int, int, int]], body: bytes = b"",
     """A payload with buffers: the table of references, then the body."""
     head = struct.pack("<II", len(references) if count is None else count, 0)
     return head + b"".join(struct.pack("<QQQQ", *reference) for reference in references) + body
+
+
+def many(*items: object, count: int | None = None) -> bytes:
+    """A payload with several items of a stream."""
+    head = struct.pack(">BI", 0xDD, len(items) if count is None else count)
+    return head + b"".join(map(msgspec.msgpack.encode, items))
 
 
 def references_of(payload: bytes) -> tuple[list[Reference], bytes]:
