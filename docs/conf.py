@@ -34,7 +34,11 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 
-TABLES: dict[str, dict[Any, Any]] = {"outgoing": protocol.OUTGOING, "incoming": protocol.INCOMING}
+TABLES: dict[str, dict[Any, Any]] = {
+    "outgoing": protocol.OUTGOING,
+    "incoming": protocol.INCOMING,
+    "arguments": protocol.ARGUMENTS,
+}
 COMMANDS = {"serve": serve, "call": call}
 
 

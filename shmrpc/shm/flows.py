@@ -30,6 +30,7 @@ from shmrpc.shm.envelope import (
 )
 from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
+from shmrpc.shm.protocol import Arguments, Event, step_arguments
 from shmrpc.shm.ring import PendingCall
 
 
@@ -332,13 +333,15 @@ class IncomingFlows:
         """Whether a call of that number was begun, once."""
         self._inlets: dict[int, Inlet] = {}
         self._outlets: dict[int, Outlet] = {}
-        self._half_closed: set[int] = set()
+        self._states: dict[int, Arguments] = {}
+        """Of the items that come, of the calls that run; those of the others have ended."""
 
     def begin(self, call_id: int, served: ServedMethod, row: tuple[Any, ...], *, as_json: bool) -> Any:
         """Calls a handler that takes or gives a stream; its awaitable gives the result, None for a stream that was sent."""
         common, method = self.common, served.method
         inlet = None
         if method.argument_items is not None:
+            self._states[call_id] = Arguments.OPEN
             inlet = self._inlets[call_id] = Inlet(
                 common.loop,
                 lambda payload, views, many: method.read_argument_items(payload, views, many=many),
@@ -356,32 +359,35 @@ class IncomingFlows:
     def end(self, call_id: int, name: str) -> None:
         """A call has ended."""
         self._outlets.pop(call_id, None)
-        self._half_closed.discard(call_id)
+        self._states.pop(call_id, None)
         if (inlet := self._inlets.pop(call_id, None)) is not None:
             cut_off(inlet, name)
 
-    def _inlet_of(self, call_id: int, what: str) -> Inlet | None:
-        """Where items go; None: their call has ended, which they crossed."""
-        inlet = self._inlets.get(call_id)
-        call = self._running.get(call_id)  # also of a handler that has ended, and whose answer waits for memory
-        if call is not None and call.served.method.argument_items is None:
-            raise ProtocolError(f"the peer sent {what} of call {call_id}, which takes no stream")
-        if inlet is None and not self._may_know(call_id):
-            raise ProtocolError(f"the peer sent {what} of call {call_id}, which it never began")
-        if call_id in self._half_closed:
+    def _step(self, call_id: int, event: Event, what: str) -> Inlet | None:
+        """Moves on in the protocol's table. Where items go; None: their call has ended, which they crossed."""
+        state = self._states.get(call_id)
+        if state is None:
+            call = self._running.get(call_id)  # also of a handler that has ended, and whose answer waits for memory
+            if call is not None and call.served.method.argument_items is None:
+                raise ProtocolError(f"the peer sent {what} of call {call_id}, which takes no stream")
+            if not self._may_know(call_id):
+                raise ProtocolError(f"the peer sent {what} of call {call_id}, which it never began")
+            return None
+        after = step_arguments(state, event)
+        if after is None:
             raise ProtocolError(f"the peer sent {what} of call {call_id} after their end")
-        return inlet
+        self._states[call_id] = after
+        return self._inlets[call_id]
 
     def on_arguments(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """Items of a parameter came."""
         payload, views = self.common.open(flags, payload)
-        if (inlet := self._inlet_of(call_id, "items")) is not None:
+        if (inlet := self._step(call_id, Event.ITEMS, "items")) is not None:
             put(inlet, flags, payload, views, call_id)
 
     def on_end_of_arguments(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:
         """There are no more of them."""
-        if (inlet := self._inlet_of(call_id, "the end of the items")) is not None:
-            self._half_closed.add(call_id)
+        if (inlet := self._step(call_id, Event.LAST_ITEM, "the end of the items")) is not None:
             inlet.finish()
 
     def on_credit(self, flags: int, method: int, call_id: int, deadline_ns: int, payload: bytes) -> None:

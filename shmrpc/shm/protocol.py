@@ -1,7 +1,7 @@
-"""The states of a call on either side, as tables. No I/O, no clock, no loop.
+"""The states of a call on either side, and of the items that it takes, as tables. No I/O, no clock, no loop.
 
-The tables are the protocol: `outgoing` and `incoming` act on them, a test walks every path through them, and the diagrams
-of the documentation are drawn from them by `as_mermaid`.
+The tables are the protocol: `outgoing`, `incoming` and `flows` act on them, a test walks every path through them, and the
+diagrams of the documentation are drawn from them by `as_mermaid`.
 """
 
 from enum import Enum
@@ -33,6 +33,19 @@ class Incoming(Enum):
     ENDED = "ended"
 
 
+class Arguments(Enum):
+    """The items of a parameter that is a stream, as the handler's side sees them."""
+
+    OPEN = "open"
+    """More may come."""
+    HALF_CLOSED = "half-closed"
+    """The caller has said that there are no more; the call goes on."""
+    ENDED = "ended"
+    """The call has ended. What still comes was sent before the caller knew."""
+
+    __hash__ = object.__hash__  # that of Enum is written in Python, and a state is looked up for each record
+
+
 class Event(Enum):
     """What can happen to a call."""
 
@@ -43,6 +56,10 @@ class Event(Enum):
     STOP = "grace time over"
     LOSE = "connection lost"
     FINISH = "handler ended"
+    ITEMS = "items received"
+    LAST_ITEM = "end of items received"
+
+    __hash__ = object.__hash__
 
 
 OUTGOING: Final[dict[tuple[Outgoing, Event], Outgoing]] = {
@@ -66,13 +83,30 @@ INCOMING: Final[dict[tuple[Incoming, Event], Incoming]] = {
 }
 """Pairs that are missing change nothing: a cancel for a call that has ended crossed its reply on the way."""
 
+ARGUMENTS: Final[dict[tuple[Arguments, Event], Arguments]] = {
+    (Arguments.OPEN, Event.ITEMS): Arguments.OPEN,
+    (Arguments.OPEN, Event.LAST_ITEM): Arguments.HALF_CLOSED,
+    (Arguments.OPEN, Event.FINISH): Arguments.ENDED,
+    (Arguments.HALF_CLOSED, Event.FINISH): Arguments.ENDED,
+}
+"""Pairs that are missing break the rules, but for those of a stream that has ended, which change nothing."""
+
 
 def step_incoming(state: Incoming, event: Event) -> Incoming:
     """The state after an event; the same when the event means nothing to it."""
     return INCOMING.get((state, event), state)
 
 
-def as_mermaid(table: dict[tuple[Outgoing, Event], Outgoing] | dict[tuple[Incoming, Event], Incoming]) -> str:
+def step_arguments(state: Arguments, event: Event) -> Arguments | None:
+    """The state after an event; None when the peer breaks the rules with it."""
+    return state if state is Arguments.ENDED else ARGUMENTS.get((state, event))
+
+
+def as_mermaid(
+    table: dict[tuple[Outgoing, Event], Outgoing]
+    | dict[tuple[Incoming, Event], Incoming]
+    | dict[tuple[Arguments, Event], Arguments],
+) -> str:
     """A table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2"]
     first = next(iter(table))[0]

@@ -8,11 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmrpc.shm import protocol
-from shmrpc.shm.protocol import INCOMING, OUTGOING, Event, Incoming, Outgoing, step_incoming
+from shmrpc.shm.protocol import (
+    ARGUMENTS,
+    INCOMING,
+    OUTGOING,
+    Arguments,
+    Event,
+    Incoming,
+    Outgoing,
+    step_arguments,
+    step_incoming,
+)
 
 Table = dict[tuple[Any, Event], Any]
 tables = pytest.mark.parametrize(
-    ("table", "states", "first"), [(OUTGOING, Outgoing, Outgoing.OPEN), (INCOMING, Incoming, Incoming.RUNNING)]
+    ("table", "states", "first"),
+    [
+        (OUTGOING, Outgoing, Outgoing.OPEN),
+        (INCOMING, Incoming, Incoming.RUNNING),
+        (ARGUMENTS, Arguments, Arguments.OPEN),
+    ],
 )
 
 
@@ -92,3 +107,26 @@ def test_what_a_handler_was_told_first_is_how_its_call_ends(event: Event) -> Non
 def test_an_event_that_means_nothing_changes_nothing() -> None:
     assert step_incoming(Incoming.ENDED, Event.CANCEL) is Incoming.ENDED
     assert step_incoming(Incoming.RUNNING, Event.ANSWER) is Incoming.RUNNING
+
+
+def test_items_may_come_until_their_end_and_the_end_once() -> None:
+    assert step_arguments(Arguments.OPEN, Event.ITEMS) is Arguments.OPEN
+    assert step_arguments(Arguments.OPEN, Event.LAST_ITEM) is Arguments.HALF_CLOSED
+    for event in (Event.ITEMS, Event.LAST_ITEM):
+        assert step_arguments(Arguments.HALF_CLOSED, event) is None
+
+
+@pytest.mark.parametrize("event", Event)
+def test_nothing_that_comes_for_a_stream_that_has_ended_breaks_the_rules(event: Event) -> None:
+    assert step_arguments(Arguments.ENDED, event) is Arguments.ENDED
+
+
+@given(st.lists(st.sampled_from([Event.ITEMS, Event.LAST_ITEM, Event.FINISH])))
+def test_a_stream_of_arguments_is_what_its_events_say(events: list[Event]) -> None:
+    """Checked against the rule in other words: items and one end, in this order, and anything after the call."""
+    state: Arguments | None = Arguments.OPEN
+    during = events[: events.index(Event.FINISH)] if Event.FINISH in events else events
+    for event in events:
+        state = state and step_arguments(state, event)
+    broken = Event.LAST_ITEM in during[:-1] and during.index(Event.LAST_ITEM) < len(during) - 1
+    assert (state is None) == broken
