@@ -22,8 +22,10 @@ import pytest
 import shmrpc
 from shmrpc import buffers
 from shmrpc.arrays import anything
+from shmrpc.codec import MANY_HEAD_BYTES, ItemCodec, encode_into, head_of_many
 from shmrpc.dtypes import MAX_AXES
-from shmrpc.shm import borrowing, control, envelope, handshake, layout
+from shmrpc.inlet import DEFAULT_WINDOW
+from shmrpc.shm import borrowing, control, envelope, handshake, layout, protocol
 from shmrpc.shm.arena import EXTENT_SHIFT
 from shmrpc.shm.ring import pack_references
 from shmrpc.shm.settings import MIN_MESSAGE, Settings
@@ -261,7 +263,7 @@ def test_the_specification_has_the_offsets_of_the_cursor_words() -> None:
 def test_the_specification_has_the_numbers_of_the_record_kinds_and_flags() -> None:
     kinds = {name: number for number, name in envelope.KIND_NAMES.items()}
     assert specified("PAD", *kinds) == {"PAD": layout.KIND_PAD, **kinds}
-    flags = ("IN_BLOCK", "HAS_METADATA", "AS_JSON", "HAS_BUFFERS")
+    flags = ("IN_BLOCK", "HAS_METADATA", "AS_JSON", "HAS_BUFFERS", "MANY")
     assert specified(*flags) == {name: getattr(envelope, name) for name in flags}
 
 
@@ -302,6 +304,22 @@ def test_the_specification_has_the_numbers_of_the_extension_that_stands_for_a_bu
     }
 
 
+def test_the_specification_has_the_numbers_of_a_stream() -> None:
+    assert specified("many head", "window items", "window bytes") == {
+        "many head": MANY_HEAD_BYTES,
+        "window items": DEFAULT_WINDOW.items,
+        "window bytes": DEFAULT_WINDOW.nbytes,
+    }
+
+
+@pytest.mark.parametrize(("title", "message"), [("Hello", handshake.Hello), ("Welcome", handshake.Welcome)])
+def test_the_specification_has_the_keys_of_the_handshake(title: str, message: type[msgspec.Struct]) -> None:
+    section = SPECIFICATION.partition(f"\n### {title}\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| (\w[\w, ]*) \|", section, flags=re.MULTILINE)
+    keys = [key for row in rows for key in row.split(", ")]
+    assert sorted(keys) == sorted(["key", "type", *message.__struct_fields__])
+
+
 def test_the_specification_has_the_limits_of_a_control_message() -> None:
     assert specified("control frame limit", "last extent", "most extents") == {
         "control frame limit": control.FRAME_LIMIT,
@@ -336,6 +354,32 @@ def test_the_array_in_the_specification_is_one() -> None:
     array = np.array([1, 2, 3], np.uint8)
     encoded = msgspec.msgpack.encode(anything().pack(array, []))
     assert bytes_in_the_specification_after("\nAn array of three bytes, 1, 2 and 3, inline") == encoded
+
+
+def test_the_message_of_many_items_in_the_specification_is_one() -> None:
+    message = bytes_in_the_specification_after("\nThree integers, 1, 2 and 3, in one message")
+    body = bytearray(head_of_many(3))
+    for item in (1, 2, 3):
+        encode_into(item, body, -1)
+    assert message == bytes(body)
+    assert ItemCodec(int).read(message, (), many=True) == [1, 2, 3]
+
+
+STREAM_RECORDS = {"ARGUMENTS": protocol.Event.ITEMS, "END_OF_ARGUMENTS": protocol.Event.LAST_ITEM}
+
+
+def test_the_specification_has_the_states_of_a_stream_of_arguments() -> None:
+    section = SPECIFICATION.partition("\n### The order of records\n")[2]
+    (header, _, *rows) = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    events = [STREAM_RECORDS[kind] for kind in header[1:]]
+    outcomes = {None: "protocol error", protocol.Arguments.OPEN: "more items"}
+    for state in protocol.Arguments:
+        (said,) = [row[1:] for row in rows if row[0].partition(",")[0] == state.value]
+        after = [protocol.step_arguments(state, event) for event in events]
+        expected = [
+            "ignored" if state is protocol.Arguments.ENDED else outcomes.get(one, one and one.value) for one in after
+        ]
+        assert said == expected
 
 
 def test_the_pages_say_from_what_size_on_a_buffer_travels_in_shared_memory() -> None:
