@@ -278,17 +278,21 @@ class ItemCodec:
         self.unpack: Final = value.unpack
         """Decodes one item, given its buffers; with the decoder's own errors."""
         self.decode_many: Final[Callable[[bytes], list[Any]]] = msgspec.msgpack.Decoder(
-            list.__class_getitem__(Any if self.buffered else slots.rewrite(type_))
+            list.__class_getitem__(msgspec.Raw if self.buffered else slots.rewrite(type_))
         ).decode
-        """Decodes a message of many, of items that can hold no buffers; with the decoder's own errors."""
+        """Decodes a message of many; of items that can hold buffers, only as far as to where each begins."""
 
     def read(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
-        """The items of one message; with the decoder's own errors. Raises ValueError: they may not come together."""
+        """The items of one message; with the decoder's own errors. Raises ValueError: many come with buffers.
+
+        The writer's types may hold no buffers where the reader's can, and then many come that are unpacked one by one.
+        """
         if not many:
             return [self.unpack(payload, views)]
-        if self.buffered or views:
-            raise ValueError("items that can hold buffers come one in each message")
-        return self.decode_many(payload)
+        if views:
+            raise ValueError("an item that has buffers comes alone in its message")
+        items = self.decode_many(payload)
+        return [self.unpack(bytes(item), ()) for item in items] if self.buffered else items
 
 
 MANY_HEAD_BYTES: Final = 5
