@@ -21,12 +21,26 @@ from benchmarks.bars import verdicts
 from benchmarks.entrants import ENTRANTS, Entrant, select
 from benchmarks.jobs import FULL, QUICK, Figures, Plan
 from benchmarks.machine import describe
-from benchmarks.orchestrator import ROOT, BenchmarkError, measure_arrays, measure_entrant, measure_footprint
+from benchmarks.orchestrator import (
+    ROOT,
+    BenchmarkError,
+    measure_arrays,
+    measure_entrant,
+    measure_footprint,
+    measure_streams,
+)
 from benchmarks.placement import Placement, place
 from benchmarks.plot import draw
 from benchmarks.report import Report, text
+from benchmarks.streams import entrants as stream_entrants
+from benchmarks.streams import figures as stream_plans
+from benchmarks.streams.bars import give
+from benchmarks.streams.figures import StreamFigures, StreamPlan
+from benchmarks.streams.report import StreamReport
+from benchmarks.streams.report import report_of as stream_report_of
 from benchmarks.summary import p50, row, sustained
 
+WORKLOADS = ("calls", "arrays", "streams", "all")
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -43,9 +57,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--workload",
-        choices=("calls", "arrays", "all"),
+        choices=WORKLOADS,
         default="all",
-        help="small calls, calls with arrays, or both (default)",
+        help="small calls, calls with arrays, streams, or all of them (default)",
     )
     parser.add_argument("--only", metavar="NAME,...", help="measure these entrants; a prefix stands for all below it")
     parser.add_argument("--rounds", type=int, metavar="R", help="interleaved rounds (default 3, with --quick 1)")
@@ -74,13 +88,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options.placement = place(options.pin)
     except ValueError as error:
         parser.error(str(error))
-    options.array_entrants = array_entrants.among(options.entrants) if options.workload != "calls" else []
-    if options.workload == "arrays":
+    chosen, workload = options.entrants, options.workload
+    options.array_entrants = array_entrants.among(chosen) if workload in ("arrays", "all") else []
+    options.stream_entrants = stream_entrants.among(chosen) if workload in ("streams", "all") else []
+    if workload in ("arrays", "streams"):
         options.entrants = []
-        if not options.array_entrants:
-            parser.error(f"with arrays there are {', '.join(one.name for one in array_entrants.ENTRANTS)}")
+        known = array_entrants.ENTRANTS if workload == "arrays" else stream_entrants.ENTRANTS
+        if not options.array_entrants and not options.stream_entrants:
+            parser.error(f"with {workload} there are {', '.join(one.name for one in known)}")
         if options.svg:
-            parser.error("--svg draws small calls, --workload arrays leaves them out")
+            parser.error(f"--svg draws small calls, --workload {workload} leaves them out")
     return options
 
 
@@ -146,14 +163,32 @@ async def run_arrays(
     return report_of(plan, results, footprint, one_cpu=placement.one_cpu)
 
 
-async def run(options: argparse.Namespace, entrants: Sequence[Entrant]) -> tuple[CallRounds, ArrayReport | None]:
-    """Both parts, cancelled in good order by SIGTERM as by Ctrl-C."""
+async def run_streams(
+    entrants: Sequence[Entrant], rounds: int, plan: StreamPlan, placement: Placement
+) -> StreamReport | None:
+    """The rounds of streams; None with nobody to measure."""
+    if not entrants:
+        return None
+
+    def words(figures: StreamFigures) -> str:
+        return f"{give(figures) / 1e3:8.1f} k items/s"
+
+    results = await interleaved(entrants, rounds, lambda entrant: measure_streams(entrant, plan, placement), words)
+    return stream_report_of(plan, results, one_cpu=placement.one_cpu)
+
+
+async def run(
+    options: argparse.Namespace, entrants: Sequence[Entrant]
+) -> tuple[CallRounds, ArrayReport | None, StreamReport | None]:
+    """All parts, cancelled in good order by SIGTERM as by Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     plan, array_plan = (QUICK, array_plans.QUICK) if options.quick else (FULL, array_plans.FULL)
+    stream_plan = stream_plans.QUICK if options.quick else stream_plans.FULL
     calls = await run_calls(entrants, options.rounds, plan, options.placement)
-    return calls, await run_arrays(options.array_entrants, options.rounds, array_plan, options.placement)
+    arrays = await run_arrays(options.array_entrants, options.rounds, array_plan, options.placement)
+    return calls, arrays, await run_streams(options.stream_entrants, options.rounds, stream_plan, options.placement)
 
 
 def main() -> None:
@@ -161,10 +196,11 @@ def main() -> None:
     options = parse()
     entrants = with_crowds(options.entrants, options.idle_connections)
     modules = [one.module for one in entrants] + [array_entrants.module_of(one) for one in options.array_entrants]
+    modules += [stream_entrants.module_of(one) for one in options.stream_entrants]
     require(dict.fromkeys(modules))
     machine, load = describe(), watch_machine()
     try:
-        rounds, arrays = asyncio.run(run(options, entrants))
+        rounds, arrays, streams = asyncio.run(run(options, entrants))
     except BenchmarkError as error:
         sys.exit(f"benchmark failed: {error}")
     except KeyboardInterrupt:
@@ -181,6 +217,7 @@ def main() -> None:
         verdicts=verdicts(entrants, rounds, one_cpu=placement.one_cpu),
         rounds=rounds,
         arrays=arrays,
+        streams=streams,
     )
     print(text(report))
     if options.json:

@@ -7,6 +7,7 @@ import msgspec
 
 from benchmarks.arrays.figures import ArrayPlan
 from benchmarks.entrants import Entrant
+from benchmarks.streams.figures import StreamPlan
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -92,7 +93,25 @@ class DriveFootprint(msgspec.Struct, frozen=True, tag=True):
     plan: ArrayPlan
 
 
-Job = Serve | Drive | Hold | ServeArrays | DriveArrays | ServeFootprint | DriveFootprint
+class ServeStreams(msgspec.Struct, frozen=True, tag=True):
+    """Be the server of the stream benchmark at `path`."""
+
+    entrant: Entrant
+    path: str
+    cpu: int | None
+
+
+class DriveStreams(msgspec.Struct, frozen=True, tag=True):
+    """Be the client that measures streams."""
+
+    entrant: Entrant
+    path: str
+    cpu: int | None
+    server_pid: int
+    plan: StreamPlan
+
+
+Job = Serve | Drive | Hold | ServeArrays | DriveArrays | ServeFootprint | DriveFootprint | ServeStreams | DriveStreams
 
 
 class Cpu(msgspec.Struct, frozen=True):

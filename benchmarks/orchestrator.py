@@ -20,6 +20,7 @@ from benchmarks.jobs import (
     Drive,
     DriveArrays,
     DriveFootprint,
+    DriveStreams,
     Figures,
     Hold,
     Idle,
@@ -28,8 +29,10 @@ from benchmarks.jobs import (
     Serve,
     ServeArrays,
     ServeFootprint,
+    ServeStreams,
 )
 from benchmarks.placement import Placement
+from benchmarks.streams.figures import StreamFigures, StreamPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 30.0
@@ -37,6 +40,9 @@ STOP_LIMIT_S = 15.0
 LOOK_S = 0.01
 ARRAYS_LIMIT_S = 180.0
 """For all sizes of one entrant: long enough for any machine that is not stuck."""
+
+STREAMS_LIMIT_S = 120.0
+"""The same for all kinds of streams."""
 
 T = TypeVar("T")
 
@@ -128,7 +134,7 @@ async def watch_idle(client_pid: int, server_pid: int, plan: Plan) -> Idle:
 
 @asynccontextmanager
 async def serving(
-    kind: type[Serve] | type[ServeArrays] | type[ServeFootprint], entrant: Entrant, placement: Placement
+    kind: type[Serve | ServeArrays | ServeFootprint | ServeStreams], entrant: Entrant, placement: Placement
 ) -> AsyncIterator[tuple[Child, str]]:
     """A server of that kind, listening, and the path where it does."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
@@ -169,3 +175,12 @@ async def measure_footprint(entrant: Entrant, plan: ArrayPlan, placement: Placem
         job = DriveFootprint(entrant, path, placement.client_cpu, server.process.pid, plan)
         client = await stack.enter_async_context(child(job))
         return await client.hear(Footprint, ARRAYS_LIMIT_S)
+
+
+async def measure_streams(entrant: Entrant, plan: StreamPlan, placement: Placement) -> StreamFigures:
+    """One round of one entrant with streams, in fresh processes."""
+    async with AsyncExitStack() as stack:
+        server, path = await stack.enter_async_context(serving(ServeStreams, entrant, placement))
+        job = DriveStreams(entrant, path, placement.client_cpu, server.process.pid, plan)
+        client = await stack.enter_async_context(child(job))
+        return await client.hear(StreamFigures, STREAMS_LIMIT_S)

@@ -10,6 +10,8 @@ from benchmarks.jobs import QUICK, Figures, Plan
 from benchmarks.layout import table, verdicts_table
 from benchmarks.machine import Machine
 from benchmarks.placement import Placement
+from benchmarks.streams.report import StreamReport
+from benchmarks.streams.report import text as stream_text
 from benchmarks.summary import Row, p50, ratio, sustained
 
 NOISY_PERCENT = 10.0
@@ -26,6 +28,7 @@ class Report(msgspec.Struct, frozen=True):
     verdicts: list[Verdict]
     rounds: dict[str, list[Figures]]
     arrays: ArrayReport | None
+    streams: StreamReport | None
 
 
 def thousands(calls_per_s: float) -> str:
@@ -108,4 +111,6 @@ def text(report: Report) -> str:
         lines += calls_text(report)
     if report.arrays is not None:
         lines += ["", *array_text(report.arrays)]
+    if report.streams is not None:
+        lines += ["", *stream_text(report.streams)]
     return "\n".join(lines)

@@ -14,8 +14,20 @@ import msgspec
 import uvloop
 
 from benchmarks.arrays.entrants import load as load_arrays
-from benchmarks.jobs import Drive, DriveArrays, DriveFootprint, Hold, Job, Serve, ServeArrays, ServeFootprint
+from benchmarks.jobs import (
+    Drive,
+    DriveArrays,
+    DriveFootprint,
+    DriveStreams,
+    Hold,
+    Job,
+    Serve,
+    ServeArrays,
+    ServeFootprint,
+    ServeStreams,
+)
 from benchmarks.measure import measure
+from benchmarks.streams.entrants import load as load_streams
 from benchmarks.workload import ITEM
 
 
@@ -57,6 +69,14 @@ async def drive_footprint(job: DriveFootprint) -> None:
     say(await measure_footprint(job.path, job.server_pid, job.plan))
 
 
+async def drive_streams(job: DriveStreams) -> None:
+    """Measure streams, and report."""
+    from benchmarks.streams.measure import measure_streams
+
+    async with load_streams(job.entrant).client(job.path, job.entrant.variant) as streams:
+        say(await measure_streams(streams, job.server_pid, job.plan))
+
+
 async def serve_footprint(job: ServeFootprint) -> None:
     """Answer until cancelled."""
     from benchmarks.arrays.footprint import serve
@@ -77,6 +97,10 @@ def perform(job: Job) -> Coroutine[None, None, None]:
             return load_arrays(job.entrant).serve(job.path, job.entrant.variant)
         case DriveArrays():
             return drive_arrays(job)
+        case ServeStreams():
+            return load_streams(job.entrant).serve(job.path, job.entrant.variant)
+        case DriveStreams():
+            return drive_streams(job)
         case ServeFootprint():
             return serve_footprint(job)
         case DriveFootprint():

@@ -1,0 +1,1 @@
+"""The benchmark of streams: small items one way, turns both ways, arrays."""
