@@ -196,7 +196,7 @@ def left_of(session: Session) -> list[str]:
         left += [f"call {call_id} running" for call_id in incoming.running]
         left += [f"inlet {call_id}" for call_id in flows._inlets]
         left += [f"outlet {call_id}" for call_id in flows._outlets]
-        left += [f"half-closed {call_id}" for call_id in flows._half_closed]
+        left += [f"items {state.value} of call {call_id}" for call_id, state in flows._states.items()]
     if session.channel.outbox:
         left.append(f"{len(session.channel.outbox)} records waiting")
     session.channel.collect()

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 import pytest
 
 from shmrpc.buffers import Buffer
-from shmrpc.dispatch import Dispatcher
+from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import ProtocolError
 from shmrpc.inlet import DEFAULT_WINDOW
-from shmrpc.shm.flows import Flows, IncomingFlows
+from shmrpc.shm.flows import Flows, IncomingFlows, RunningCall
 
 CALL, OTHER = 1, 2
 
@@ -41,15 +41,23 @@ class Common:
         return payload, ()
 
 
+class Running(NamedTuple):
+    """A call that is being served."""
+
+    served: ServedMethod
+
+
 class Scene:
     """The handler's side of call 1, which takes a stream, and of call 2, which takes none."""
 
     def __init__(self) -> None:
-        self.running = {CALL, OTHER}
-        self.flows = IncomingFlows(
-            cast(Flows, Common()), self.running.__contains__, lambda call_id: call_id <= max(CALL, OTHER)
-        )
-        self.handling: Any = self.flows.begin(CALL, Dispatcher((Service(),)).find("Sums.total"), (), as_json=False)
+        dispatcher = Dispatcher((Service(),))
+        self.running: dict[int, RunningCall] = {
+            CALL: Running(dispatcher.find("Sums.total")),
+            OTHER: Running(dispatcher.find("Sums.nothing")),
+        }
+        self.flows = IncomingFlows(cast(Flows, Common()), self.running, lambda call_id: call_id <= max(CALL, OTHER))
+        self.handling: Any = self.flows.begin(CALL, self.running[CALL].served, (), as_json=False)
 
     def item(self, number: int, call_id: int = CALL) -> None:
         self.flows.on_arguments(0, 0, call_id, 0, msgspec.msgpack.encode(number))
@@ -58,7 +66,10 @@ class Scene:
         self.flows.on_end_of_arguments(0, 0, call_id, 0, b"")
 
     def end_call(self) -> None:
-        self.running.discard(CALL)
+        del self.running[CALL]
+        self.end_handler()
+
+    def end_handler(self) -> None:
         self.flows.end(CALL, "Sums.total")
 
 
@@ -89,6 +100,12 @@ async def test_what_crossed_the_end_of_its_call_is_ignored(scene: Scene, half_cl
     if half_closed:
         scene.end_of_items()
     scene.end_call()
+    scene.item(1)
+    scene.end_of_items()
+
+
+async def test_what_comes_while_the_answer_waits_for_memory_is_ignored(scene: Scene) -> None:
+    scene.end_handler()
     scene.item(1)
     scene.end_of_items()
 
