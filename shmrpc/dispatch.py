@@ -5,6 +5,7 @@ records or sockets.
 """
 
 import inspect
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
@@ -107,14 +108,30 @@ def _as_stream(method: Method, handler: Callable[..., Any], threads: _Threads) -
 
 
 async def _step_in_threads(generator: Generator[Any, Any, Any], threads: _Threads) -> AsyncIterator[Any]:
-    """The items of a plain generator, which takes each of its steps in a thread."""
+    """The items of a plain generator, which takes each of its steps in a thread.
+
+    A step whose call is cancelled runs on in its thread, like any plain function, and closes the generator at its end.
+    """
     end = object()
+    running = threading.Lock()
+    left = False
+
+    def take_step() -> Any:
+        try:
+            with running:
+                return next(generator, end)
+        finally:
+            if left and running.acquire(blocking=False):
+                generator.close()
+
     try:
-        while (item := await anyio.to_thread.run_sync(next, generator, end, limiter=threads.limiter)) is not end:
+        while (item := await anyio.to_thread.run_sync(take_step, limiter=threads.limiter)) is not end:
             yield item
     finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(generator.close, limiter=threads.limiter)
+        left = True  # before the lock is tried: whoever gets it then, this one or the step, closes
+        if running.acquire(blocking=False):
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(generator.close, limiter=threads.limiter)
 
 
 class Service(NamedTuple):

@@ -4,7 +4,7 @@ import abc
 import asyncio
 import functools
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar, cast
 from unittest.mock import Mock
 
@@ -252,6 +252,38 @@ async def test_a_handler_need_not_have_a_signature() -> None:
 
     dispatcher = Dispatcher((shmrpc.service(Builtin(), Api),))
     assert await call(dispatcher, "Api.add", 2, 3) == 5
+
+
+async def test_a_plain_generator_that_is_cancelled_in_a_step_is_closed_after_that() -> None:
+    began, gate, closed = threading.Event(), threading.Event(), threading.Event()
+    diary: list[str] = []
+
+    class Steps(Protocol):
+        def count(self) -> AsyncIterator[int]: ...
+
+    class Slow:
+        def count(self) -> Iterator[int]:
+            try:
+                began.set()
+                gate.wait(60)
+                diary.append("the step ended")
+                yield 1
+            finally:
+                diary.append("closed")
+                closed.set()
+
+    served = Dispatcher((shmrpc.service(Slow(), Steps),)).methods[0]
+    step = asyncio.ensure_future(anext(served.invoke()))
+    while not began.is_set():  # noqa: ASYNC110 - it is set in a thread
+        await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.wait((step,))  # which does not wait for the thread
+    assert step.cancelled()
+    assert diary == []
+    gate.set()
+    while not closed.is_set():  # noqa: ASYNC110 - it is set in a thread
+        await asyncio.sleep(0)
+    assert diary == ["the step ended", "closed"]
 
 
 # Entering and leaving
