@@ -1,5 +1,6 @@
 """Asyncio RPC between Python processes of one host, through shared memory."""
 
+from shmrpc import guards
 from shmrpc.buffers import Buffer
 from shmrpc.client import connect, options, peer
 from shmrpc.context import Call, Lease, Metadata, Peer, Reply, current_call
@@ -68,6 +69,7 @@ __all__ = [
     "connect",
     "current_call",
     "empty",
+    "guards",
     "leases",
     "local",
     "method",

@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 import anyio.to_thread
 
 from shmrpc import contract as contracts
+from shmrpc import policy as policies
+from shmrpc.admission import Limits, admitting, holding_slot
 from shmrpc.contract import Contract
 from shmrpc.errors import ContractError, Unimplemented
 from shmrpc.methods import Method
@@ -33,7 +35,9 @@ class _Threads:
 class ServedMethod:
     """One method of a service, ready to be called."""
 
-    def __init__(self, contract: Contract, method: Method, implementation: object, threads: _Threads) -> None:
+    def __init__(
+        self, contract: Contract, method: Method, implementation: object, threads: _Threads, limits: Limits
+    ) -> None:
         self.contract: Final = contract.cls
         self.method: Final = method
         self.full_name: Final = method.full_name
@@ -41,8 +45,14 @@ class ServedMethod:
         if not callable(handler):
             raise ContractError(f"{method.full_name}: {type(implementation).__name__}.{method.name} is not callable")
         _check_parameters(method, handler, type(implementation).__name__)
+        self.policy: Final = policies.of_handler(method.policy, handler, method.full_name)
+        """What the contract declares, and the handler over it."""
+        limit = limits.of(implementation, method.name, self.policy)
         make = _as_stream if method.streams_result else _as_async
-        self.invoke: Final[Callable[..., Any]] = make(method, handler, threads)
+        invoke: Callable[..., Any] = make(method, handler, threads, limited=limit is not None)
+        if limit is not None or self.policy.guard is not None:
+            invoke = admitting(method.full_name, invoke, self.policy.guard, limit, streams=method.streams_result)
+        self.invoke: Final = invoke
         """Called with the decoded arguments by position, and an async iterator for one that is a stream; gives an awaitable
         of the result, or an async iterator of its items."""
         self.streaming: Final = method.streams_result or method.stream_index is not None
@@ -71,7 +81,9 @@ def _check_parameters(method: Method, handler: Callable[..., Any], name: str) ->
         ) from None
 
 
-def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) -> Callable[..., Awaitable[Any]]:
+def _as_async(
+    method: Method, handler: Callable[..., Any], threads: _Threads, *, limited: bool
+) -> Callable[..., Awaitable[Any]]:
     if inspect.iscoroutinefunction(inspect.unwrap(handler)):
         if method.plain:
             return handler
@@ -81,6 +93,8 @@ def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) ->
             f"{method.full_name}: its handler is a plain 'def', which runs in a thread, and cannot read a stream there; "
             "make it 'async def'"
         )
+    if limited:
+        handler = holding_slot(handler)
 
     async def in_thread(*args: Any) -> Any:
         # Abandoned on cancellation: the caller's wait ends, the thread runs on to its end and its result is dropped.
@@ -93,10 +107,13 @@ def _as_async(method: Method, handler: Callable[..., Any], threads: _Threads) ->
     return in_thread
 
 
-def _as_stream(method: Method, handler: Callable[..., Any], threads: _Threads) -> Callable[..., AsyncIterator[Any]]:
+def _as_stream(
+    method: Method, handler: Callable[..., Any], threads: _Threads, *, limited: bool
+) -> Callable[..., AsyncIterator[Any]]:
     function = inspect.unwrap(handler)
     if inspect.isgeneratorfunction(function):
-        return lambda *args: _step_in_threads(method.call(handler, args), threads)
+        step = holding_slot(next) if limited else next
+        return lambda *args: _step_in_threads(method.call(handler, args), step, threads)
     if inspect.iscoroutinefunction(function):
 
         async def after_coroutine(*args: Any) -> AsyncIterator[Any]:
@@ -107,7 +124,9 @@ def _as_stream(method: Method, handler: Callable[..., Any], threads: _Threads) -
     return handler if method.plain else lambda *args: method.call(handler, args)
 
 
-async def _step_in_threads(generator: Generator[Any, Any, Any], threads: _Threads) -> AsyncIterator[Any]:
+async def _step_in_threads(
+    generator: Generator[Any, Any, Any], step: Callable[..., Any], threads: _Threads
+) -> AsyncIterator[Any]:
     """The items of a plain generator, which takes each of its steps in a thread.
 
     A step whose call is cancelled runs on in its thread, like any plain function, and closes the generator at its end.
@@ -119,7 +138,7 @@ async def _step_in_threads(generator: Generator[Any, Any, Any], threads: _Thread
     def take_step() -> Any:
         try:
             with running:
-                return next(generator, end)
+                return step(generator, end)
         finally:
             if left and running.acquire(blocking=False):
                 generator.close()
@@ -181,7 +200,7 @@ class Dispatcher:
         self.contracts: Final[dict[str, Contract]] = {}
         self.first_method: Final[dict[str, int]] = {}
         self.methods: Final[list[ServedMethod]] = []
-        threads = _Threads(max_threads)
+        threads, limits = _Threads(max_threads), Limits()
         for one in self._services:
             for contract in one.contracts:
                 if contract.name in self.contracts:
@@ -189,7 +208,8 @@ class Dispatcher:
                 self.contracts[contract.name] = contract
                 self.first_method[contract.name] = len(self.methods)
                 self.methods.extend(
-                    ServedMethod(contract, method, one.implementation, threads) for method in contract.methods.values()
+                    ServedMethod(contract, method, one.implementation, threads, limits)
+                    for method in contract.methods.values()
                 )
 
     def __repr__(self) -> str:

@@ -112,7 +112,7 @@ class Outlet:
             BaseException: what the source raises, or what is wrong with an item; those before it were sent.
         """
         self.touched = True
-        iterator = _iterator_of(source)
+        iterator = iterator_of(source)
         add = self._add_json if self._encode_json is not None else self._add_one if self._items.buffered else self._add
         try:
             async for item in iterator:
@@ -229,7 +229,8 @@ class Outlet:
             self._flush_handle = None
 
 
-def _iterator_of(source: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+def iterator_of(source: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+    """An async iterator of whatever an application gives as a stream."""
     return aiter(source) if isinstance(source, AsyncIterable) else _each(source)
 
 

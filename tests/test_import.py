@@ -17,14 +17,15 @@ LAYERS = (
     # what a call is
     "errors buffers dtypes",
     "context arrays",
-    "exporters single",
-    "slots",
+    "exporters single policy",
+    "slots guards",
     "schema codec",
-    "signature policy",
+    "signature",
     "methods",
     "contract failure inlet",
     "outlet streams",
-    "transport dispatch",
+    "transport admission",
+    "dispatch",
     "local_flows",
     "local_call",
     # how calls travel between two processes of a host
@@ -68,7 +69,7 @@ CONFINED = {
     ),
     "the queue of the event loop": (
         {"call_soon", "call_soon_threadsafe"},
-        {"shm.poller", "shm.outgoing", "shm.incoming", "shm.lending", "outlet", "streams"},
+        {"shm.poller", "shm.outgoing", "shm.incoming", "shm.lending", "outlet", "streams", "admission"},
     ),
     "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "shm.lending", "local"}),
     "signals": ({"signal", "add_signal_handler"}, {"server", "cli.serve"}),

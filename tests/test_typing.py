@@ -33,7 +33,7 @@ class Vision(Protocol):
     async def classify(self, image: bytes, top: int = 3, *, exact: bool = False) -> list[Label]: ...
     @shmrpc.oneway
     async def warm_up(self, model: str) -> None: ...
-    @shmrpc.method(idempotent=True)
+    @shmrpc.method(timeout=1.0, idempotent=True)
     async def count(self) -> int: ...
 
 
@@ -47,7 +47,13 @@ class Clock:
         return 0.0
 
 
+async def has_token(call: shmrpc.Call) -> bool:
+    assert_type(call.peer.uid, int)
+    return "token" in call.metadata
+
+
 class Worker(Vision):
+    @shmrpc.method(max_concurrency=2, max_waiting=10, guard=shmrpc.guards.uids(0, 1000))
     async def classify(self, image: bytes, top: int = 3, *, exact: bool = False) -> list[Label]:
         call = shmrpc.current_call()
         assert_type(call.deadline, float | None)
@@ -56,8 +62,20 @@ class Worker(Vision):
 
     async def warm_up(self, model: str) -> None: ...
 
+    @shmrpc.method(guard=has_token)
     async def count(self) -> int:
         return 0
+
+
+def odd() -> None:
+    class Odd:
+        @shmrpc.method(guard=lambda call: "yes")  # WRONG
+        async def count(self) -> int:
+            return 0
+
+        @shmrpc.method(max_concurrency="two")  # WRONG
+        async def other(self) -> int:
+            return 0
 
 
 async def protocol(address: Path) -> None:

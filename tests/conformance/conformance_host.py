@@ -14,6 +14,7 @@ from conformance_api import Echo, Inner, Threads
 from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import FrontService
 from conformance_older import OlderService
+from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import StreamService
 
@@ -37,6 +38,7 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
         threads = shmrpc.service(ThreadHandlers(), Threads)
         arrays = shmrpc.service(ArrayThreadHandlers(), ArrayThreads)
         values = (Echo(), ArrayService(), arrays)
+        policed = shmrpc.service(PolicedService(), Policed)
         await at(
             "main.sock",
             Service(inner),
@@ -45,6 +47,7 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
             threads,
             StreamService(),
             FrontService(),
+            policed,
             *values,
         )
         await until_input_ends()

@@ -21,6 +21,7 @@ import pytest
 from conformance_api import Api, Echo, Inner, Life, Names, Threads
 from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import Front, FrontService
+from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import Streams, StreamService
 
@@ -174,6 +175,7 @@ class Local(Transport):
                 ArrayThreads: ArrayThreadHandlers(),
                 Streams: StreamService(),
                 Front: FrontService(),
+                Policed: PolicedService(),
             }
             yield
 

@@ -7,12 +7,14 @@ service's `began`, and one line for each event in the file that LIFE_RECORD name
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 import shmrpc
+from shmrpc import guards
 
 
 class Grumpy(msgspec.Struct):
@@ -78,6 +80,19 @@ class Life(Protocol):
 
     async def beget(self) -> int:
         """Forks a child of the server that does nothing but live on; says which process it is."""
+        ...
+
+    async def secret(self) -> int:
+        """For processes of root alone."""
+        ...
+
+    async def in_turn(self, number: int) -> int:
+        """Like `hold`, one at a time, and one more may wait."""
+        ...
+
+    @shmrpc.method(idempotent=True)
+    def give_again(self, number: int) -> AsyncIterator[int]:
+        """Records its number, and gives it when it is let go, and once more when it is let go again."""
         ...
 
 
@@ -176,6 +191,19 @@ class Keeper(Life):
         os.read(begun, 1)
         os.close(begun)
         return child
+
+    @shmrpc.method(guard=guards.uids(0))
+    async def secret(self) -> int:
+        self._note("secret", shmrpc.current_call().peer.uid)
+        return 42
+
+    @shmrpc.method(max_concurrency=1, max_waiting=1)
+    async def in_turn(self, number: int) -> int:
+        return await self.hold(number)
+
+    async def give_again(self, number: int) -> AsyncIterator[int]:
+        for _ in range(2):
+            yield await self.hold(number)
 
 
 def recorded(record: str, event: str = "began") -> list[int]:

@@ -1,0 +1,31 @@
+"""The guards that are ready-made. Processes under other uids are in `shm/test_shm_policy.py`."""
+
+from typing import Any, cast
+
+from shmrpc import guards
+from shmrpc.context import Call, Peer
+from shmrpc.policy import Guard
+
+
+def lets_pass(guard: Guard, *, uid: int = 0, gid: int = 0) -> Any:
+    class Served:
+        peer = Peer(1, uid, gid)
+
+    return guard(Call(cast(Any, Served())))
+
+
+def test_users_are_let_pass_by_their_uid() -> None:
+    guard = guards.uids(33, 1000)
+    assert lets_pass(guard, uid=33, gid=7) is True
+    assert lets_pass(guard, uid=0, gid=33) is False
+
+
+def test_users_are_let_pass_by_their_primary_gid() -> None:
+    guard = guards.gids(33, 1000)
+    assert lets_pass(guard, uid=7, gid=1000) is True
+    assert lets_pass(guard, uid=33, gid=0) is False
+
+
+def test_without_names_nobody_passes() -> None:
+    assert lets_pass(guards.uids()) is False
+    assert lets_pass(guards.gids()) is False
