@@ -30,6 +30,7 @@ from shmrpc.errors import (
 )
 from shmrpc.local import local
 from shmrpc.policy import method, oneway
+from shmrpc.retry import Retry
 from shmrpc.server import Server, serve
 from shmrpc.sharing import buffer, empty, leases
 
@@ -58,6 +59,7 @@ __all__ = [
     "ProtocolError",
     "Reply",
     "ResourceExhausted",
+    "Retry",
     "RpcError",
     "Server",
     "Unavailable",

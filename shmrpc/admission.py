@@ -104,18 +104,24 @@ class Limit:
         try:
             async with asyncio.timeout(_patience(deadline_ns)):
                 await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled():
-                self.give_back()  # it was given a slot in the very tick in which it gave up
-            else:
-                self.waiting.remove(waiter)
-            if not isinstance(error, TimeoutError):
-                raise
-            raise ResourceExhausted(
-                f"{name}: {self._usage()}, {len(self.waiting)} more wait, and this one had waited until shortly before "
-                "its deadline"
-            ) from None
-        return Slot(self)
+        except TimeoutError:
+            self._leave(waiter)
+        except BaseException:
+            self._leave(waiter)
+            raise
+        else:
+            return Slot(self)
+        # Not raised up there: it would keep the timeout's error, and that the frames with the call's arguments.
+        raise ResourceExhausted(
+            f"{name}: {self._usage()}, {len(self.waiting)} more wait, and this one had waited until shortly before its "
+            "deadline"
+        )
+
+    def _leave(self, waiter: "asyncio.Future[None]") -> None:
+        if waiter.done() and not waiter.cancelled():
+            self.give_back()  # it was given a slot in the very tick in which it gave up
+        else:
+            self.waiting.remove(waiter)
 
     def _usage(self) -> str:
         return f"{self.running} calls run, the limit is {self.most} (max_concurrency)"

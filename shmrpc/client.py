@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from shmrpc import contract as contracts
-from shmrpc import dispatch
+from shmrpc import dispatch, repeating
 from shmrpc.context import CallOptions, Metadata, Peer, Reply, make_stubs_with
 from shmrpc.contract import Contract
+from shmrpc.retry import Retry
 from shmrpc.shm_gate import make_link
 from shmrpc.transport import Transport
 
@@ -24,7 +25,7 @@ class Stub:
 
     def __init__(self, contract: Contract, transport: Transport, options: CallOptions) -> None:
         for method in contract.methods.values():
-            setattr(self, method.name, transport.bind(method, options))
+            setattr(self, method.name, repeating.bind(transport, method, options))
         _behind[self] = (contract, transport, options)
 
     def __repr__(self) -> str:
@@ -70,6 +71,7 @@ def connect(
     *,
     timeout: float | None = None,
     metadata: Metadata | None = None,
+    retry: Retry | None = None,
     wait: float = 0.0,
     reconnect_timeout: float = 10.0,
     exposes: object = None,
@@ -85,8 +87,9 @@ def connect(
     Args:
         contract: The class that both sides share; the stub has its type.
         address: A path, or ``shm:///path``.
-        timeout: Seconds for each call made through the stub; None: no limit. See `options`.
+        timeout: Seconds for each call made through the stub; None: what the method declares, or no limit. See `options`.
         metadata: Attached to each call.
+        retry: When calls are made again. None: idempotent ones after a lost connection, three attempts in all.
         wait: Seconds to keep trying when nobody listens yet.
         reconnect_timeout: Seconds that a call without a deadline waits for a lost connection to come back.
         exposes: A service that the server's handlers may call over this connection, or a list of them: see `Call.client`.
@@ -102,7 +105,7 @@ def connect(
         HandshakeError: the server refuses, or is not to be trusted; `ContractMismatch` says in full what differs.
     """
     read = contracts.read(cast(type, contract))
-    options = CallOptions().merged(timeout, metadata)
+    options = CallOptions().merged(timeout, metadata, retry=retry)
     link = make_link(
         read,
         address,
@@ -121,6 +124,7 @@ def options(
     metadata: Mapping[str, str | bytes] | None = None,
     idle_timeout: float | None = None,
     reply: Reply | None = None,
+    retry: Retry | None = None,
 ) -> T:
     """The same stub with other options for its calls, over the same connection.
 
@@ -131,12 +135,13 @@ def options(
         idle_timeout: Seconds that the next item of a result that is a stream may take, counted from when it is asked for;
             then the call ends with `DeadlineExceeded`. None leaves it as it is.
         reply: Where to put the metadata that the server attaches to its answer.
+        retry: When calls are made again, instead of the stub's; None leaves it as it is.
 
     Raises:
         TypeError: this is no stub.
     """
     contract, transport, current = open_stub(stub)
-    return cast(T, Stub(contract, transport, current.merged(timeout, metadata, idle_timeout, reply)))
+    return cast(T, Stub(contract, transport, current.merged(timeout, metadata, idle_timeout, reply, retry)))
 
 
 def peer(stub: object) -> Peer | None:

@@ -13,6 +13,7 @@ import msgspec
 
 from shmrpc.buffers import Buffer
 from shmrpc.errors import ResourceExhausted
+from shmrpc.retry import Retry
 
 T = TypeVar("T")
 Metadata = Mapping[str, str | bytes]
@@ -220,6 +221,8 @@ class CallOptions(msgspec.Struct, frozen=True):
     """Seconds for each item of a result that is a stream; None: no limit."""
     reply: Reply | None = None
     """Where to put the metadata of the answer."""
+    retry: Retry | None = None
+    """None: nothing is repeated but what the transport repeats by itself."""
 
     def merged(
         self,
@@ -227,6 +230,7 @@ class CallOptions(msgspec.Struct, frozen=True):
         metadata: Metadata | None,
         idle_timeout: float | None = None,
         reply: Reply | None = None,
+        retry: Retry | None = None,
     ) -> "CallOptions":
         """These options with some replaced; metadata is added key by key."""
         if idle_timeout is not None:
@@ -236,7 +240,12 @@ class CallOptions(msgspec.Struct, frozen=True):
             {**self.metadata, **_checked(metadata)} if metadata else self.metadata,
             self.idle_timeout if idle_timeout is None else idle_timeout,
             self.reply if reply is None else reply,
+            self.retry if retry is None else retry,
         )
+
+    def within(self, timeout_ns: int) -> "CallOptions":
+        """These options with another timeout, relative."""
+        return msgspec.structs.replace(self, timeout_ns=timeout_ns)
 
     def deadline_ns(self) -> int:
         """The absolute deadline of a call made now: its own, or the sooner one that a running handler has."""

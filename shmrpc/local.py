@@ -28,6 +28,7 @@ from shmrpc.failure import error_of, failure_of
 from shmrpc.local_call import LocalCall, Received
 from shmrpc.local_flows import LocalFlow
 from shmrpc.methods import Method
+from shmrpc.retry import Retry
 from shmrpc.streams import ResultStream
 from shmrpc.transport import StubMethod, Transport
 
@@ -339,6 +340,7 @@ def local(
     *,
     timeout: float | None = None,
     metadata: Metadata | None = None,
+    retry: Retry | None = None,
     debug: bool = False,
     exposes: object = None,
 ) -> Connection[T]:
@@ -354,6 +356,7 @@ def local(
         implementation: What answers; entered and left with the connection if it is an async context manager.
         timeout: Seconds for each call; None: no limit.
         metadata: Attached to each call.
+        retry: When calls are made again; None: never, as there is no connection to be lost.
         debug: Whether the text of unexpected errors goes to the caller.
         exposes: A service that the implementation's handlers may call, or a list of them: see `Call.client`.
 
@@ -366,4 +369,4 @@ def local(
     exposed = dispatch.exposed(exposes)
     back = None if exposed is None else LocalTransport(exposed, debug=debug)
     transport = LocalTransport(Dispatcher((service(implementation, read.cls),)), debug=debug, exposed=back)
-    return Connection(read, transport, CallOptions().merged(timeout, metadata))
+    return Connection(read, transport, CallOptions().merged(timeout, metadata, retry=retry))

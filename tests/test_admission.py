@@ -2,13 +2,14 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import suppress
 from time import monotonic_ns
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 
@@ -31,7 +32,7 @@ def threads_end() -> Iterator[None]:
 
 
 class Served:
-    """A call, as a transport keeps it."""
+    """What guards and limits need of a call that a transport keeps."""
 
     def __init__(self, method_name: str = "Api.work", deadline_ns: int = 0, **metadata: str) -> None:
         self.method_name = method_name
@@ -51,7 +52,7 @@ class Api(Protocol):
 def start(served: ServedMethod, *args: Any, deadline_ns: int = 0, **metadata: str) -> "asyncio.Task[Any]":
     """Calls a method as a transport does: in a context of its own."""
     context = contextvars.copy_context()
-    context.run(running.set, Served(served.full_name, deadline_ns, **metadata))
+    context.run(running.set, cast(Any, Served(served.full_name, deadline_ns, **metadata)))
 
     async def call() -> Any:
         return await served.invoke(*args)
@@ -632,6 +633,41 @@ async def test_who_is_refused_does_not_wait_for_a_slot() -> None:
         await start(served, 1)
     one.ends[0].set_result(0)
     assert await first == 0
+
+
+@pytest.mark.parametrize("why", ["guard", "limit", "deadline"])
+async def test_a_refused_call_keeps_nothing_of_its_arguments(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "EARLY_SHARE", 1.0)
+    monkeypatch.setattr(admission, "EARLY_SECONDS", 100.0)
+
+    class Held:
+        pass
+
+    class Refuses:
+        @shmrpc.method(guard=Asked(why != "guard"), max_concurrency=1, max_waiting=int(why == "deadline"))
+        async def work(self, number: Any) -> int:
+            await asyncio.Event().wait()
+            return 1
+
+    served = served_by(Refuses())
+    running_call = start(served, 1)
+    await settle()
+    held = Held()
+    kept = weakref.ref(held)
+    refused = start(served, held, deadline_ns=monotonic_ns() + 100_000_000_000)
+    del held
+    gc.disable()
+    try:
+        await asyncio.wait((refused,))
+        assert isinstance(refused.exception(), shmrpc.PermissionDenied if why == "guard" else shmrpc.ResourceExhausted)
+        del refused
+        assert kept() is None
+    finally:
+        gc.enable()
+    running_call.cancel()
+    await asyncio.wait((running_call,))
+    if why == "guard":
+        assert isinstance(running_call.exception(), shmrpc.PermissionDenied)
 
 
 async def test_a_guard_of_the_contract_gives_way_to_that_of_the_handler() -> None:

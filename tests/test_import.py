@@ -16,6 +16,7 @@ PACKAGE = Path(shmrpc.__file__).parent
 LAYERS = (
     # what a call is
     "errors buffers dtypes",
+    "retry",
     "context arrays",
     "exporters single policy",
     "slots guards",
@@ -25,7 +26,7 @@ LAYERS = (
     "contract failure inlet",
     "outlet streams",
     "transport admission",
-    "dispatch",
+    "dispatch repeating",
     "local_flows",
     "local_call",
     # how calls travel between two processes of a host
@@ -78,7 +79,6 @@ CONFINED = {
         {"msgspec"},
         {
             "schema",  # reads types
-            "policy",  # policies are Structs
             "signature",  # so are signatures
             "codec",  # codecs of arguments and results
             "slots",  # types and hooks of buffers in them

@@ -86,6 +86,7 @@ async def protocol(address: Path) -> None:
         await vision.warm_up("model")
         quick = shmrpc.options(vision, timeout=0.1, metadata={"trace": b"1"})
         assert_type(quick, Vision)
+        assert_type(shmrpc.options(vision, retry=shmrpc.Retry(attempts=5, codes={shmrpc.Code.ABORTED})), Vision)
         assert_type(shmrpc.peer(vision), shmrpc.Peer | None)
         await vision.classify("text")  # WRONG
         await vision.classify(b"", top="one")  # WRONG
@@ -100,6 +101,8 @@ async def protocol(address: Path) -> None:
         shmrpc.options(vision, timeout="soon")  # WRONG
         shmrpc.options(vision, metadata={"a": 1})  # WRONG
         shmrpc.options(vision, 0.1)  # WRONG
+        shmrpc.options(vision, retry=3)  # WRONG
+        shmrpc.Retry(3)  # WRONG
 
 
 async def abstract() -> None:

@@ -1,7 +1,7 @@
 """How a stub's method makes its call over a link: the hot path, the slow one, and the rule for repeating.
 
 A call that the server certainly did not take is made again over the next connection; one that it may have executed is not,
-unless its method is idempotent.
+unless its method is idempotent. For a stub with a `Retry` the latter is not decided here but by `repeating`.
 """
 
 import asyncio
@@ -13,15 +13,13 @@ from shmrpc.buffers import Packed
 from shmrpc.context import CallOptions, running
 from shmrpc.errors import ConnectionLost, InvalidArgument, RpcError, Unavailable, Unimplemented
 from shmrpc.methods import Method
+from shmrpc.retry import ATTEMPTS
 from shmrpc.shm import envelope
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.outgoing import Answer, OutgoingCalls
 from shmrpc.shm.ring import PendingCall
 from shmrpc.shm.streaming import Streaming
 from shmrpc.transport import StubMethod
-
-MAX_REPEATS: Final = 2
-"""How often an idempotent call that may have been executed is made again: it may be what kills the server."""
 
 
 class Connected(Protocol):
@@ -193,15 +191,15 @@ class Calling:
         lost: RpcError | None = None
         try:
             maybe_executed = False  # by this attempt or by one before
-            repeats = 0
+            attempts = 1
             while isinstance(error, RpcError):
                 if isinstance(error, Unavailable):
                     maybe_executed = error.maybe_executed = error.maybe_executed or maybe_executed
                 if not isinstance(error, ConnectionLost) or self._link.closed:
                     raise error
                 if maybe_executed:
-                    repeats += 1
-                    if not method.policy.idempotent or repeats > MAX_REPEATS:
+                    attempts += 1  # not without end: it may be what kills the server
+                    if not method.policy.idempotent or options.retry is not None or attempts > ATTEMPTS:
                         raise error
                 lost = error
                 try:

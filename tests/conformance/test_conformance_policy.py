@@ -1,8 +1,9 @@
-"""What is declared of methods, on every transport: guards and limits."""
+"""What is declared of methods, on every transport: default timeouts, guards, limits, and calls that are made again."""
 
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,9 +11,50 @@ from conformance_policy import SOON, Policed
 from conformance_transports import Transport, on_every_transport
 
 import shmrpc
-from shmrpc import Code
+from shmrpc import Code, Retry
 
 pytest_plugins = ["conformance_plugin"]
+
+QUICK = Retry(backoff=0.001)
+
+
+# Timeouts
+
+
+@on_every_transport
+async def test_a_method_has_the_timeout_that_the_contract_declares(transport: Transport) -> None:
+    async with transport.connect(Policed) as policed:
+        with pytest.raises(shmrpc.DeadlineExceeded, match=r"Policed\.hang"):
+            await policed.hang()
+        before = time.monotonic()
+        deadline = await policed.deadline()
+        assert deadline is not None
+        assert before + 100.0 <= deadline <= time.monotonic() + 100.0
+
+
+@on_every_transport
+async def test_a_timeout_of_the_stub_counts_instead_of_the_declared_one(transport: Transport) -> None:
+    async with transport.connect(Policed, timeout=1000.0) as policed:
+        for stub, seconds in ((policed, 1000.0), (shmrpc.options(policed, timeout=10.0), 10.0)):
+            before = time.monotonic()
+            deadline = await stub.deadline()
+            assert deadline is not None
+            assert before + seconds <= deadline <= time.monotonic() + seconds
+
+
+@on_every_transport
+async def test_the_sooner_one_of_a_declared_and_an_inherited_deadline_counts(transport: Transport) -> None:
+    async with transport.connect(Policed) as policed:
+        outer, inner = await policed.calls_deadline()
+        assert outer is None
+        assert inner is not None
+        outer, inner = await shmrpc.options(policed, timeout=10.0).calls_deadline()
+        assert outer is not None
+        assert inner == outer
+        outer, inner = await shmrpc.options(policed, timeout=1000.0).calls_deadline()
+        assert outer is not None
+        assert inner is not None
+        assert inner < outer - 500
 
 
 # Guards
@@ -161,3 +203,83 @@ async def test_a_stream_has_its_slot_until_its_end(transport: Transport, key: st
         await running.aclose()  # type: ignore[attr-defined]
         assert await begins == 0
         await waiting.aclose()  # type: ignore[attr-defined]
+
+
+# Calls that are made again
+
+
+@on_every_transport
+async def test_an_idempotent_call_is_made_again_as_the_stubs_retry_says(transport: Transport, key: str) -> None:
+    async with transport.connect(Policed, retry=QUICK) as policed:
+        assert await policed.fail_again(key, 2, Code.UNAVAILABLE) == 3
+        with pytest.raises(shmrpc.Unavailable, match="failure 3") as caught:
+            await policed.fail_again(key + " again", 3, Code.UNAVAILABLE)
+        assert caught.value.__notes__ == ["It was attempt 3. Before it: Unavailable: failure 1; Unavailable: failure 2"]
+        assert caught.value.maybe_executed
+
+
+@on_every_transport
+async def test_without_a_retry_what_the_server_answered_is_the_end(transport: Transport, key: str) -> None:
+    async with transport.connect(Policed) as policed:
+        with pytest.raises(shmrpc.Unavailable, match="failure 1"):
+            await policed.fail_again(key, 1, Code.UNAVAILABLE)
+        assert await shmrpc.options(policed, retry=QUICK).fail_again(key, 1, Code.UNAVAILABLE) == 2
+
+
+@on_every_transport
+async def test_a_call_that_is_not_idempotent_is_not_made_again(transport: Transport, key: str) -> None:
+    async with transport.connect(Policed, retry=QUICK) as policed:
+        with pytest.raises(shmrpc.Unavailable, match="failure 1"):
+            await policed.fail(key, 1, Code.UNAVAILABLE)
+
+
+@on_every_transport
+async def test_only_the_codes_of_the_retry_are_repeated(transport: Transport, key: str) -> None:
+    retry = Retry(backoff=0.001, codes={Code.ABORTED, Code.RESOURCE_EXHAUSTED})
+    async with transport.connect(Policed, retry=retry) as policed:
+        assert await policed.fail_again(key, 1, Code.ABORTED) == 2
+        for code in (Code.UNAVAILABLE, Code.INTERNAL):
+            with pytest.raises(shmrpc.RpcError, match="failure 1"):
+                await policed.fail_again(f"{key} {code}", 1, code)
+
+
+@on_every_transport
+async def test_no_attempt_is_made_after_the_deadline(transport: Transport, key: str) -> None:
+    retry = Retry(attempts=1000, backoff=1000.0, max_backoff=1000.0)
+    async with transport.connect(Policed, retry=retry, timeout=100.0) as policed:
+        with pytest.raises(shmrpc.Unavailable, match="failure 1"):
+            await policed.fail_again(key, 1000, Code.UNAVAILABLE)
+
+
+@on_every_transport
+async def test_the_budget_of_a_connection_ends_all_repeating(transport: Transport, key: str) -> None:
+    retry = Retry(attempts=100, backoff=0, max_tokens=10)
+    async with transport.connect(Policed, retry=retry) as policed:
+        with pytest.raises(shmrpc.Unavailable, match="failure 5"):
+            await policed.fail_again(key, 100, Code.UNAVAILABLE)
+        with pytest.raises(shmrpc.Unavailable, match="failure 6"):
+            await shmrpc.options(policed, metadata={"a": "b"}).fail_again(key, 100, Code.UNAVAILABLE)
+
+
+@on_every_transport
+async def test_a_stream_is_begun_again_only_if_nothing_of_it_came(transport: Transport, key: str) -> None:
+    async with transport.connect(Policed, retry=QUICK) as policed:
+        assert [item async for item in policed.items(key, 2, 0)] == [0, 1, 2]
+        assert await policed.called(key) == 3
+        later = policed.items(key + " later", 1, 1)
+        assert await anext(later) == 0
+        with pytest.raises(shmrpc.Unavailable, match="failure 1"):
+            await anext(later)
+
+
+@on_every_transport
+async def test_a_call_whose_stream_was_read_is_not_made_again(transport: Transport, key: str) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async with transport.connect(Policed, retry=QUICK) as policed:
+        assert await policed.total(key, numbers(), 0) == 3
+        with pytest.raises(shmrpc.Unavailable, match="failure 1"):
+            await policed.total(key + " again", numbers(), 1)
+        assert await policed.called(key + " again") == 1
