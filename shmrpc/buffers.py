@@ -21,8 +21,8 @@ __all__ = ["EXT_CODE", "INLINE", "INLINE_BYTES", "Buffer", "Ext", "Packed", "Pie
 INLINE_BYTES: Final = 8000
 """A buffer up to this size travels inside of the payload, and so with it in a record: copying it costs less than a block."""
 
-ANNOUNCED_BYTES: Final = 256 << 10
-"""A copy of at least this size lasts long enough to be told of; it takes 5 us and more."""
+ANNOUNCED_BYTES: Final = 512 << 10
+"""A copy of at least this size lasts long enough to be told of: 10 us and more, where telling costs both sides a few."""
 
 NEAR_END_BYTES: Final = 1 << 20
 """What is left of a long copy when it is told of: it takes about as long as waking a process does."""

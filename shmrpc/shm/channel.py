@@ -52,6 +52,8 @@ class Channel:
         """Released leases, and the position up to which the peer's records must be handled before they count."""
         self._coming = 0
         """How many leases are in it."""
+        self.announces = True
+        """Whether ringing ahead can be of use: the peer could only wake instead of this process where both share a CPU."""
         self._waiting_for_room = False
         self._closed = False
         self.push: Final[Callable[[int, int, int, int, int, bytes], int]] = self._producer.send
@@ -97,7 +99,7 @@ class Channel:
 
     def announce(self) -> None:
         """Rings ahead of a record that takes a while to be written, so that the peer wakes meanwhile; if that is of use."""
-        if not self._closed and not self.outbox and self._producer.announce():
+        if self.announces and not self.outbox and not self._closed and self._producer.announce():
             self._ringer.ring()
 
     def keep(self, kind: int, call_id: int, what: Any) -> None:

@@ -27,7 +27,9 @@ from shmrpc.shm.ring import Consumer, watch
 Setting = Literal["adaptive", "never"] | float
 
 WINDOW_NS: Final = 50_000
-"""The longest adaptive window: about what waking a sleeping process costs on a virtual machine."""
+"""The longest adaptive window: about what waking a sleeping process costs on a virtual machine.
+
+To the next announcement it is twice as long."""
 LOOK_NS: Final = 3_000
 """How long one look may last; a turn of an idle event loop costs about half of it."""
 BUSY_GAP_NS: Final = 15_000
@@ -82,7 +84,6 @@ class Member:
     __slots__ = (
         "_cpus_checked_ns",
         "_limit_ns",
-        "_one_cpu",
         "adaptive",
         "announced_ns",
         "awake",
@@ -91,6 +92,7 @@ class Member:
         "doorbell",
         "held_until_ns",
         "last_work_ns",
+        "one_cpu",
         "owner",
         "peer_pid",
         "penalty",
@@ -119,9 +121,10 @@ class Member:
         """Until when it stays awake for that record; 0 when it does not."""
         self.credible = True
         """Whether the last announcement was followed by a record in time. Else the next one holds nobody."""
+        self.one_cpu = False
+        """Whether both processes had one CPU between them when that was last checked."""
         self._limit_ns = polling.window_ns
         self._cpus_checked_ns = 0
-        self._one_cpu = False
         self.window_ns = self._limit_ns
 
     def paid(self, now_ns: int) -> None:
@@ -146,7 +149,7 @@ class Member:
             return  # once for each record: rings alone keep nobody awake
         if now_ns - self._cpus_checked_ns > CPU_CHECK_NS:
             self.check_cpus(now_ns)
-        heeded = self.adaptive and not self._one_cpu
+        heeded = self.adaptive and not self.one_cpu
         if heeded:
             self.announced_ns = now_ns
         if not heeded or not self.credible:
@@ -154,10 +157,9 @@ class Member:
                 self._slept(now_ns)
             return
         self.held_until_ns = now_ns + HOLD_NS
-        # Half of the time since the last work may have been the wake-up itself, which looking would have saved.
-        findable = now_ns - self.last_work_ns < 2 * self._limit_ns
-        if findable and (self.awake or self.window_ns < self._limit_ns):
-            self.window_ns = self._limit_ns
+        wide_ns = 2 * self._limit_ns  # whoever copies so much finds its own code out of the caches, and takes longer
+        if now_ns - self.last_work_ns < wide_ns:
+            self.window_ns = wide_ns
             self.penalty = PENALTY[0]
         elif self.window_ns:
             self.window_ns = max(self.window_ns // 2, self._limit_ns // 8)  # not to nothing: no record waited for it
@@ -188,16 +190,14 @@ class Member:
             self.sit_out -= 1
         elif soon:
             self.window_ns = self._limit_ns
-        if self.window_ns and (self._one_cpu or now_ns - self._cpus_checked_ns > CPU_CHECK_NS):
+        if self.window_ns and now_ns - self._cpus_checked_ns > CPU_CHECK_NS:
             self.check_cpus(now_ns)
 
     def check_cpus(self, now_ns: int) -> None:
         """Sets the window to zero while both processes share one CPU; looking would only keep the peer from running."""
-        if not self.adaptive:
-            return
         self._cpus_checked_ns = now_ns
-        self._one_cpu = usable_cpus(self.peer_pid) == 1
-        if self._one_cpu:
+        self.one_cpu = usable_cpus(self.peer_pid) == 1
+        if self.one_cpu and self.adaptive:
             self.window_ns = 0
             self.sit_out = PENALTY[0]
 

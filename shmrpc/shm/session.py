@@ -111,6 +111,7 @@ class Session:
                 self._watch = ProcessWatch(self._loop, pidfd, self._on_exit)
             self.memory.control.start()
             self._poller.add(self._member)
+            self.channel.announces = not self._member.one_cpu
         except BaseException:  # the system refuses to watch one more fd
             self.close("it could not be started")
             raise

@@ -195,6 +195,16 @@ def test_nothing_is_announced_that_has_to_wait_for_room(pair: Pair) -> None:
     assert not rung(right)
 
 
+def test_nothing_is_announced_where_that_is_switched_off(pair: Pair) -> None:
+    left, right = pair
+    left.announces = False
+    left.announce()
+    assert not rung(right)
+    assert right.consumer.arm()
+    send(left, 1)
+    assert rung(right)
+
+
 def test_nothing_is_announced_when_the_channel_is_closed(pair: Pair) -> None:
     left, right = pair
     left.close()

@@ -8,11 +8,13 @@ import pytest
 import uvloop
 from inboxes import NEVER, Inbox, send, started, turns
 from joined import two_channels
+from life_api import Keeper, Life
 from life_waiting import until
 
+import shmrpc
 from shmrpc.shm import poller
 from shmrpc.shm.channel import Channel
-from shmrpc.shm.poller import HOLD_NS, Polling
+from shmrpc.shm.poller import HOLD_NS, Polling, Setting
 from shmrpc.shm.ring import Consumer
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
@@ -217,3 +219,14 @@ def test_one_who_is_held_looks_for_what_was_announced(runner: asyncio.Runner, mo
 
     monkeypatch.setattr(poller, "watch", watch)
     runner.run(main())
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("polling", ["adaptive", "never"])
+async def test_nobody_announces_anything_where_both_processes_share_one_processor(
+    path: str, cpus: int, polling: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "usable_cpus", lambda _: cpus)
+    async with shmrpc.Server(Keeper(), at=path, polling=polling) as server, shmrpc.connect(Life, path):
+        (session,) = server._listener.sessions
+        assert session.channel.announces == (cpus > 1)
