@@ -2,7 +2,7 @@
 
 from shmrpc import guards
 from shmrpc.buffers import Buffer
-from shmrpc.client import connect, options, peer
+from shmrpc.client import connect, introspect, options, peer
 from shmrpc.context import Call, Lease, Metadata, Peer, Reply, current_call
 from shmrpc.dispatch import service
 from shmrpc.errors import (
@@ -28,6 +28,8 @@ from shmrpc.errors import (
     UnsupportedPlatform,
     WrongLoop,
 )
+from shmrpc.health import Health, set_health
+from shmrpc.introspection import Introspection
 from shmrpc.local import local
 from shmrpc.policy import method, oneway
 from shmrpc.retry import Retry
@@ -50,7 +52,9 @@ __all__ = [
     "DeadlineExceeded",
     "ForkedError",
     "HandshakeError",
+    "Health",
     "Internal",
+    "Introspection",
     "InvalidArgument",
     "Lease",
     "Metadata",
@@ -72,6 +76,7 @@ __all__ = [
     "current_call",
     "empty",
     "guards",
+    "introspect",
     "leases",
     "local",
     "method",
@@ -80,4 +85,5 @@ __all__ = [
     "peer",
     "serve",
     "service",
+    "set_health",
 ]

@@ -14,6 +14,7 @@ from shmrpc import dispatch, repeating
 from shmrpc.context import CallOptions, Metadata, Peer, Reply, make_stubs_with
 from shmrpc.contract import Contract
 from shmrpc.retry import Retry
+from shmrpc.introspection import Introspection
 from shmrpc.shm_gate import make_link
 from shmrpc.transport import Transport
 
@@ -151,6 +152,23 @@ def peer(stub: object) -> Peer | None:
         TypeError: this is no stub.
     """
     return open_stub(stub)[1].peer
+
+
+def introspect(stub: object) -> Introspection:
+    """What the server behind a stub answers about itself, over the same connection: a stub of `Introspection`.
+
+    ::
+
+        print(await shmrpc.introspect(vision).health())
+
+    Its calls have the options of the stub that was given, and end as `Unimplemented` at a server without that service.
+    With no other contract at hand, ``connect(shmrpc.Introspection, path)`` gives the same.
+
+    Raises:
+        TypeError: this is no stub.
+    """
+    _, transport, options = open_stub(stub)
+    return cast(Introspection, Stub(contracts.read(Introspection), transport, options))
 
 
 def open_stub(stub: object) -> tuple[Contract, Transport, CallOptions]:

@@ -271,6 +271,8 @@ class ItemCodec:
 
     def __init__(self, type_: Any) -> None:
         value = ValueCodec(type_)
+        self.type: Final = type_
+        """The annotation of an item."""
         self.buffered: Final = value.buffered
         """Whether an item can hold a buffer, at any depth."""
         self.pack: Final = value.pack
@@ -293,6 +295,16 @@ class ItemCodec:
             raise ValueError("an item that has buffers comes alone in its message")
         items = self.decode_many(payload)
         return [self.unpack(bytes(item), ()) for item in items] if self.buffered else items
+
+    @cached_property
+    def _decode_json(self) -> Callable[[bytes], Any]:
+        slot = slots.whole_slot(self.type)
+        typed = slots.rewrite(self.type) if slot is None else slots.stand_in(slot)
+        return msgspec.json.Decoder(typed, dec_hook=slots.come_in_json).decode
+
+    def read_json(self, payload: bytes) -> list[Any]:
+        """The item of one message of JSON, arrays as nested lists; with the decoder's own errors."""
+        return [self._decode_json(payload)]
 
 
 MANY_HEAD_BYTES: Final = 5

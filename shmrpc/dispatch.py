@@ -1,7 +1,7 @@
 """Services and their handlers: what a server serves, and how one call is handled, whatever transport it came by.
 
-Owns the list of served methods, the entering and leaving of services, and the running of handlers. Knows nothing of
-records or sockets.
+Owns the list of served methods, what is counted of each, the entering and leaving of services, and the running of
+handlers. Knows nothing of records or sockets.
 """
 
 import inspect
@@ -16,8 +16,11 @@ import anyio.to_thread
 from shmrpc import contract as contracts
 from shmrpc import policy as policies
 from shmrpc.admission import Limits, admitting, holding_slot
+from shmrpc.built_in import BuiltIn, Carrier
 from shmrpc.contract import Contract
-from shmrpc.errors import ContractError, Unimplemented
+from shmrpc.errors import Code, ContractError, Unimplemented
+from shmrpc.health import HealthBoard
+from shmrpc.introspection import RESERVED, Introspection
 from shmrpc.methods import Method
 
 
@@ -63,6 +66,17 @@ class ServedMethod:
         self.buffered: Final = method.buffered_arguments
         self.buffered_result: Final = method.buffered_result
         self.unpack: Final = method.unpack_arguments
+        self.started = 0
+        """Calls of it so far. Calls that ended well are not counted: they are those that neither failed nor still run."""
+        self.failures: Final[dict[Code, int]] = {}
+        """Calls of it that ended otherwise than well, by their status."""
+        self.waited_ns = 0
+        """What its handlers took from their first wait to their end, all together."""
+
+    def count_failure(self, code: int) -> None:
+        """A call that was counted as started has ended otherwise than well."""
+        known = code if isinstance(code, Code) else Code.UNKNOWN  # an application's error may have a field of that name
+        self.failures[known] = self.failures.get(known, 0) + 1
 
     def __repr__(self) -> str:
         return f"<ServedMethod {self.full_name}>"
@@ -203,17 +217,36 @@ class Dispatcher:
         threads, limits = _Threads(max_threads), Limits()
         for one in self._services:
             for contract in one.contracts:
-                if contract.name in self.contracts:
-                    raise ContractError(f"two services are called {contract.name}; a server needs distinct names")
-                self.contracts[contract.name] = contract
-                self.first_method[contract.name] = len(self.methods)
-                self.methods.extend(
-                    ServedMethod(contract, method, one.implementation, threads, limits)
-                    for method in contract.methods.values()
-                )
+                if contract.name.startswith(RESERVED):
+                    raise ContractError(f"{contract.name} is built in, and every server serves it by itself")
+                self._add(contract, one.implementation, threads, limits)
+        self.health: Final = HealthBoard(
+            [(one.implementation, [contract.name for contract in one.contracts]) for one in self._services]
+        )
+        self._built_in: Final = BuiltIn(self.contracts, self.methods, self.health)
+        # Last, so that it is nothing to those who do not ask for it.
+        self._add(contracts.read(Introspection), self._built_in, threads, limits)
+
+    def _add(self, contract: Contract, implementation: object, threads: _Threads, limits: Limits) -> None:
+        if contract.name in self.contracts:
+            raise ContractError(f"two services are called {contract.name}; a server needs distinct names")
+        self.contracts[contract.name] = contract
+        self.first_method[contract.name] = len(self.methods)
+        self.methods.extend(
+            ServedMethod(contract, method, implementation, threads, limits) for method in contract.methods.values()
+        )
 
     def __repr__(self) -> str:
-        return f"<Dispatcher of {', '.join(self.contracts)}>"
+        return f"<Dispatcher of {', '.join(self.names)}>"
+
+    @property
+    def names(self) -> list[str]:
+        """Those of the services that were given, without what is built in."""
+        return [name for name in self.contracts if not name.startswith(RESERVED)]
+
+    def carried_by(self, carrier: Carrier) -> None:
+        """Says what carries the calls, for those who ask the server about itself."""
+        self._built_in.carrier = carrier
 
     async def __aenter__(self) -> "Dispatcher":
         """Enters the services that are async context managers, in order."""
@@ -228,6 +261,7 @@ class Dispatcher:
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Leaves the services, last entered first."""
+        self.health.close()
         await self._stack.aclose()
 
     def find(self, full_name: str) -> ServedMethod:
@@ -239,4 +273,5 @@ class Dispatcher:
         for served in self.methods:
             if served.full_name == full_name:
                 return served
-        raise Unimplemented(f"there is no method {full_name}; there are {', '.join(m.full_name for m in self.methods)}")
+        there = [m.full_name for m in self.methods if not m.full_name.startswith(RESERVED)]
+        raise Unimplemented(f"there is no method {full_name}; there are {', '.join(there)}")

@@ -60,6 +60,7 @@ class LocalTransport:
         self._exposed = exposed
         """What the implementation reaches of its caller."""
         self._dispatcher = dispatcher
+        self._dispatcher.carried_by(self)
         self._served = {served.full_name: served for served in self._dispatcher.methods}
         self._debug = debug
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,6 +142,15 @@ class LocalTransport:
         call.__qualname__ = method.full_name
         return call
 
+    @property
+    def connections(self) -> int:
+        """The stub is one."""
+        return 1
+
+    def in_flight(self) -> list[ServedMethod]:
+        """The method of each call whose handler has not ended."""
+        return [call.served for call in self._running.values()]
+
     def allocate(self, nbytes: int) -> Buffer:
         """Writable memory that is passed without a copy."""
         if self._closed:
@@ -212,12 +222,14 @@ class LocalTransport:
         call.flow = flow
         if flow is not None:
             flow.give_up = lambda: call.give_up(Cancelled(f"{served.full_name} was cancelled"))
+        served.started += 1
         if deadline_ns:
             late = DeadlineExceeded(f"{served.full_name} did not end before its deadline")
             if (seconds := remaining_seconds(deadline_ns)) > 0:
                 call.timer = self._loop.call_later(seconds, call.give_up, late)
             else:
                 call.settle(late)
+                served.count_failure(late.code)
         if not call.answer.done():
             call.task = self._loop.create_task(self._serve(call, received), context=self._context.copy())
             call.task.add_done_callback(self._on_end)
@@ -249,6 +261,9 @@ class LocalTransport:
         if call.timer is not None:
             call.timer.cancel()
         error = call.answer.result() if call.answer.done() else None
+        call.served.waited_ns += monotonic_ns() - call.began_ns
+        if isinstance(error, RpcError):
+            call.served.count_failure(error.code)
         if call.served.method.oneway and isinstance(error, RpcError) and not isinstance(error, Internal):
             log.warning("%s failed, and is one-way, so that nobody is told: %s", call.method_name, error)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from time import monotonic_ns
 from typing import Final, NamedTuple
 
 from shmrpc.buffers import Buffer
@@ -50,6 +51,7 @@ class LocalCall:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.flow: LocalFlow | None = None
+        self.began_ns: Final = monotonic_ns()
 
     def settle(self, answer: Received | RpcError, *, at_once: bool = False) -> None:
         """Ends the call, if nothing has yet; with `at_once`, what was not read of its result is not read any more."""

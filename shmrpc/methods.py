@@ -61,8 +61,9 @@ class Method:
         """Whether every parameter may be passed by position, so that a call need not be bound by name."""
 
         self._check_order()
-        defaults = [NO_DEFAULT if p.default is p.empty else p.default for p in self._row_parameters]
-        self._row: Final = RowCodec(self.argument_types, defaults, f"{name}_arguments")
+        self.defaults: Final = [NO_DEFAULT if p.default is p.empty else p.default for p in self._row_parameters]
+        """Of the same, or `NO_DEFAULT`."""
+        self._row: Final = RowCodec(self.argument_types, self.defaults, f"{name}_arguments")
         self._result: Final = ValueCodec(None if self.streams_result else self.result_type)
         self.argument_items: Final = self._items_of(None if self.stream_index is None else self._stream_type(hints))
         """How the items of a parameter that is a stream travel; None: there is none."""
@@ -290,8 +291,10 @@ class Method:
         index = self.stream_index
         return row if index is None else (*row[:index], stream, *row[index:])
 
-    def read_argument_items(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
-        """Decodes and checks items of the parameter that is a stream.
+    def read_argument_items(
+        self, payload: bytes, views: Sequence[Buffer], *, many: bool, json: bool = False
+    ) -> list[Any]:
+        """Decodes and checks items of the parameter that is a stream; with `json`, one of JSON.
 
         Raises:
             InvalidArgument: they do not fit; names the parameter.
@@ -299,6 +302,8 @@ class Method:
         assert self.argument_items is not None
         assert self.stream_index is not None
         try:
+            if json:
+                return self.argument_items.read_json(payload)
             return self.argument_items.read(payload, views, many=many)
         except Exception as error:  # a type's __post_init__ is arbitrary code
             name = self._parameters[self.stream_index].name

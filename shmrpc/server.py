@@ -10,6 +10,7 @@ from shmrpc import shm_gate
 from shmrpc.context import Lease
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import Closed
+from shmrpc.health import Health
 
 DRAIN_SECONDS: Final = 10.0
 
@@ -57,7 +58,7 @@ class Server:
         self._draining: asyncio.Task[bool] | None = None
 
     def __repr__(self) -> str:
-        return f"<Server of {', '.join(self._dispatcher.contracts)} at {os.fspath(self._at)}>"
+        return f"<Server of {', '.join(self._dispatcher.names)} at {os.fspath(self._at)}>"
 
     def __del__(self) -> None:
         if self._listener is not None and self._listener.listening:
@@ -66,11 +67,24 @@ class Server:
     @property
     def connections(self) -> int:
         """How many clients are connected."""
-        return len(self._listener.sessions) if self._listener is not None else 0
+        return self._listener.connections if self._listener is not None else 0
 
     def leases(self) -> list[Lease]:
         """What the clients hold of the server's memory: see `shmrpc.leases`."""
         return self._listener.leases() if self._listener is not None else []
+
+    def set_health(self, service: str, health: Health) -> None:
+        """Says whether a service can do its work, for those who ask: see `introspect`. May be called from any thread.
+
+        Args:
+            service: Its name, like ``"Vision"``; empty: all of this server.
+            health: `SERVING`, as it is at first, `NOT_SERVING` or `UNKNOWN`. While the server drains, all are told to be
+                `NOT_SERVING`, whatever is set.
+
+        Raises:
+            ValueError: there is no such service, or `health` is none of these.
+        """
+        self._dispatcher.health.set(service, health)
 
     async def __aenter__(self) -> "Server":
         """Enters the services and begins to listen."""
@@ -85,6 +99,7 @@ class Server:
         except BaseException:
             await self._dispatcher.__aexit__(None, None, None)
             raise
+        self._dispatcher.carried_by(self._listener)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -119,6 +134,7 @@ class Server:
         return await asyncio.shield(self._draining)
 
     async def _drain(self, grace: float) -> bool:
+        self._dispatcher.health.close()
         ended: bool = await self._listener.drain(grace)
         await self._listener.close()
         self._set_closed()

@@ -23,7 +23,9 @@ LAYERS = (
     "schema codec",
     "signature",
     "methods",
-    "contract failure inlet",
+    "contract failure inlet json_schema health",
+    "introspection",
+    "built_in",
     "outlet streams",
     "transport admission",
     "dispatch repeating",
@@ -70,7 +72,7 @@ CONFINED = {
     ),
     "the queue of the event loop": (
         {"call_soon", "call_soon_threadsafe"},
-        {"shm.poller", "shm.outgoing", "shm.incoming", "shm.lending", "outlet", "streams", "admission"},
+        {"shm.poller", "shm.outgoing", "shm.incoming", "shm.lending", "outlet", "streams", "admission", "health", "cli.lines"},
     ),
     "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "shm.lending", "local"}),
     "signals": ({"signal", "add_signal_handler"}, {"server", "cli.serve"}),
@@ -85,6 +87,9 @@ CONFINED = {
             "buffers",  # the extension that stands for a buffer
             "dtypes",  # structured element types
             "context",  # options are a Struct
+            "json_schema",  # types as JSON Schema
+            "introspection",  # what the built-in service gives
+            "built_in",  # policies as data
             "failure",  # errors as data, and the fields of declared ones
             "local",  # the result of a one-way call
             "cli.call",  # prints JSON

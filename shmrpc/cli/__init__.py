@@ -1,16 +1,17 @@
-"""The command line: ``shmrpc serve`` and ``shmrpc call``. One file a command; each has `add_parser` and `run`."""
+"""The command line: ``shmrpc serve``, ``call``, ``list``, ``health``. One file a command; each has `add_parser`, `run`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from shmrpc.cli import call, serve
+from shmrpc.cli import call, health, listing, serve
 from shmrpc.cli.common import UsageError
 from shmrpc.errors import BadAddress, ContractError, RpcError, UnsupportedPlatform
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit status is 0, 1 for a call that failed, 2 for a command that cannot be carried out."""
+    """Runs one command; the exit status is 0, 1 for a call that failed or an answer that is no, 2 for a command that cannot
+    be carried out."""
     from shmrpc import __version__
 
     parser = argparse.ArgumentParser(
@@ -18,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"shmrpc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    serve.add_parser(commands)
-    call.add_parser(commands)
+    for module in (serve, call, listing, health):
+        module.add_parser(commands)
+    runs = {"serve": serve.run, "call": call.run, "list": listing.run, "health": health.run}
     arguments = parser.parse_args(argv)
-    run = serve.run if arguments.command == "serve" else call.run
     try:
-        return run(arguments)
+        return runs[arguments.command](arguments)
     except UsageError as error:
         print(f"shmrpc: {error}", file=sys.stderr)
         return 2

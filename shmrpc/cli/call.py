@@ -2,12 +2,19 @@
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shmrpc import contract
+from shmrpc.cli import checking
 from shmrpc.cli.common import UsageError, run_loop
 from shmrpc.context import CallOptions
+from shmrpc.errors import InvalidArgument, Unimplemented
+from shmrpc.introspection import DescribedContract, Introspection
+
+if TYPE_CHECKING:
+    from shmrpc.shm.caller import Caller, Target
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,10 +51,30 @@ async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any]
     caller = make_caller(arguments.path)
     await caller.open()
     try:
-        result = await caller.call(arguments.method, given, options)
+        target = caller.find(arguments.method)
+        values = caller.arrange(target, given)
+        await _check(caller, target, values, options)
+        result = await caller.call(target, values, options)
     finally:
         await caller.close()
     return msgspec.json.format(result, indent=2).decode()
+
+
+async def _check(caller: "Caller", target: "Target", values: list[Any], options: CallOptions) -> None:
+    """Says what is wrong with the arguments, in words, if the server can tell what they should be.
+
+    Raises:
+        InvalidArgument: they do not fit.
+    """
+    ask = caller.transport.bind(contract.read(Introspection).methods["contracts"], options)
+    try:
+        described: list[DescribedContract] = await ask(target.service)
+    except Unimplemented:  # a server that does not tell: it checks them itself
+        return
+    for method in (method for one in described for method in one.methods if method.name == target.signature.name):
+        by_name = {parameter.name: value for parameter, value in zip(method.parameters, values, strict=False)}
+        if (why := checking.why_unfit(by_name, method.arguments)) is not None:
+            raise InvalidArgument(f"{target.full_name}: {why}; it is {target.signature}")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,13 +1,29 @@
 """Calls without the contract: by name, with JSON, from what the server says of itself. For the command line."""
 
+import difflib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from shmrpc.context import CallOptions
 from shmrpc.errors import InvalidArgument, Unimplemented
+from shmrpc.introspection import RESERVED
 from shmrpc.shm.handshake import Offered
 from shmrpc.shm.link import Link
 from shmrpc.signature import Signature
+from shmrpc.transport import Transport
+
+
+class Target(NamedTuple):
+    """A method of the server."""
+
+    service: str
+    number: int
+    signature: Signature
+
+    @property
+    def full_name(self) -> str:
+        """Like ``"Vision.classify"``."""
+        return f"{self.service}.{self.signature.name}"
 
 
 class Caller:
@@ -15,6 +31,11 @@ class Caller:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+
+    @property
+    def transport(self) -> Transport:
+        """What stubs of the built-in contract can call over."""
+        return self._link
 
     async def open(self) -> None:
         """Connects. Raises what `Link.open` raises."""
@@ -29,45 +50,68 @@ class Caller:
         """The services of the server, with all their methods."""
         return self._link.offered
 
-    async def call(self, name: str, arguments: dict[str, Any] | list[Any], options: CallOptions) -> bytes:
-        """Makes one call and gives the result as JSON.
+    async def call(self, target: Target, values: list[Any], options: CallOptions) -> bytes:
+        """Makes one call and gives the result as JSON."""
+        return await self._link.call_json(target.full_name, target.number, json.dumps(values).encode(), options)
+
+    def find(self, name: str) -> Target:
+        """The method with a name: in full, or short where only one service has it. Built-in ones have full names only.
 
         Raises:
-            Unimplemented: no such method, or more than one.
-            InvalidArgument: the arguments do not fit it.
+            Unimplemented: there is no such method, or more than one.
         """
-        full_name, number, signature = self._find(name)
-        values = _positional(full_name, signature, arguments) if isinstance(arguments, dict) else arguments
-        return await self._link.call_json(full_name, number, json.dumps(values).encode(), options)
-
-    def _find(self, name: str) -> tuple[str, int, Signature]:
         known = [
-            (f"{service.name}.{signature.name}", service.first_method + offset, signature)
+            Target(service.name, service.first_method + offset, signature)
             for service in self.offered
             for offset, signature in enumerate(service.signatures)
         ]
-        found = [entry for entry in known if name in (entry[0], entry[2].name)]
+        own = [target for target in known if not target.service.startswith(RESERVED)]
+        found = [target for target in known if name == target.full_name]
+        found = found or [target for target in own if name == target.signature.name]
         if len(found) == 1:
             return found[0]
-        listing = "\n  ".join(f"{full_name.partition('.')[0]}.{signature}" for full_name, _, signature in known)
-        problem = f"{name!r} is a method of several services" if found else f"there is no method {name!r}"
-        raise Unimplemented(f"{problem}; the server has\n  {listing}")
+        listing = "\n  ".join(f"{target.service}.{target.signature}" for target in own)
+        if found:
+            raise Unimplemented(f"{name!r} is a method of several services; the server has\n  {listing}")
+        near = _near(name, known, own)
+        hint = f" did you mean {near}?" if near else ""
+        raise Unimplemented(f"there is no method {name!r};{hint} the server has\n  {listing}")
+
+    @staticmethod
+    def arrange(target: Target, given: dict[str, Any] | list[Any]) -> list[Any]:
+        """Arguments by position, from those by name or by position.
+
+        Raises:
+            InvalidArgument: one is missing, unknown, or too many.
+        """
+        full_name, signature = target.full_name, target.signature
+        names = [parameter.name for parameter in signature.parameters]
+        if isinstance(given, list):
+            if len(given) > len(names):
+                raise InvalidArgument(f"{full_name} takes {len(names)} arguments, got {len(given)}; it is {signature}")
+            given = dict(zip(names, given, strict=False))
+        if unknown := [name for name in given if name not in names]:
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            raise InvalidArgument(f"{full_name} has no parameter {unknown[0]!r}{hint} it is {signature}")
+        values = []
+        for position, parameter in enumerate(signature.parameters):
+            if parameter.name in given:
+                values.append(given[parameter.name])
+                continue
+            if not parameter.has_default:
+                raise InvalidArgument(f"{full_name}: parameter {parameter.name!r} is missing; it is {signature}")
+            if any(later in given for later in names[position:]):
+                raise InvalidArgument(
+                    f"{full_name}: parameter {parameter.name!r} must be given, since a later one is; it is {signature}"
+                )
+            break
+        return values
 
 
-def _positional(full_name: str, signature: Signature, given: dict[str, Any]) -> list[Any]:
-    names = [parameter.name for parameter in signature.parameters]
-    if unknown := [name for name in given if name not in names]:
-        raise InvalidArgument(f"{full_name} has no parameter {unknown[0]!r}; it is {signature}")
-    values = []
-    for position, parameter in enumerate(signature.parameters):
-        if parameter.name in given:
-            values.append(given[parameter.name])
-            continue
-        if not parameter.has_default:
-            raise InvalidArgument(f"{full_name}: parameter {parameter.name!r} is missing; it is {signature}")
-        if any(later in given for later in names[position:]):
-            raise InvalidArgument(
-                f"{full_name}: parameter {parameter.name!r} must be given, since a later one is; it is {signature}"
-            )
-        break
-    return values
+def _near(name: str, known: list[Target], own: list[Target]) -> str:
+    """The names that may have been meant."""
+    names = {target.full_name.lower(): target.full_name for target in known}
+    names |= {target.signature.name.lower(): target.full_name for target in own}
+    near = difflib.get_close_matches(name.lower(), names)
+    return " or ".join(dict.fromkeys(names[spelled] for spelled in near))

@@ -344,7 +344,7 @@ class IncomingFlows:
             self._states[call_id] = Arguments.OPEN
             inlet = self._inlets[call_id] = Inlet(
                 common.loop,
-                lambda payload, views, many: method.read_argument_items(payload, views, many=many),
+                lambda payload, views, many: method.read_argument_items(payload, views, many=many, json=as_json),
                 common.own_window,
                 lambda items, nbytes: common.send_credit(ARGUMENT_CREDIT, call_id, items, nbytes),
             )

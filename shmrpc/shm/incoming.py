@@ -134,12 +134,14 @@ class IncomingCalls:
             return
         if deadline_ns:
             if deadline_ns <= monotonic_ns():
-                self._refuse(call_id, DeadlineExceeded(f"{served.full_name}: the deadline had passed on arrival"))
+                late = DeadlineExceeded(f"{served.full_name}: the deadline had passed on arrival")
+                self._refuse_unstarted(call_id, served, late)
                 return
             if deadline_ns < self._timer.next_ns:
                 self._timer.advance(deadline_ns)
         call = IncomingCall(self, served, call_id, deadline_ns, metadata, as_json)
         self.running[call_id] = call
+        served.started += 1
         what = "failed"
         try:
             if served.streaming:
@@ -148,6 +150,7 @@ class IncomingCalls:
                 handling = served.invoke(*arguments)
             ended, result = self._start(handling, call)
             if not ended:
+                call.waits_since_ns = monotonic_ns()
                 if call.state is not Incoming.RUNNING:
                     self._cancel_late(call)
                 return
@@ -183,7 +186,13 @@ class IncomingCalls:
                 error = InvalidArgument(str(explained))  # without the frames that led to it, which keep the views
         if served.method.oneway:
             log.warning("%s was refused, and is one-way, so that nobody is told: %s", served.full_name, error)
-        self._refuse(call_id, error if isinstance(error, RpcError) else InvalidArgument(str(error)))
+        self._refuse_unstarted(call_id, served, error if isinstance(error, RpcError) else InvalidArgument(str(error)))
+
+    def _refuse_unstarted(self, call_id: int, served: ServedMethod, error: RpcError) -> None:
+        """Fails a call before it has a handler."""
+        served.started += 1
+        served.count_failure(error.code)
+        self._refuse(call_id, error)
 
     def _open(self, payload: bytes, call_id: int) -> tuple[Metadata, bytes]:
         try:
@@ -202,6 +211,7 @@ class IncomingCalls:
 
     def _on_end(self, call: IncomingCall, result: Any, error: BaseException | None) -> None:
         """The end of a handler that had to wait; `on_request` deals with those that had not."""
+        call.served.waited_ns += monotonic_ns() - call.waits_since_ns
         if call.state is _EXPIRED and (error is None or isinstance(error, RpcError)):
             # It answered its cancellation with a result; which side's timer fired first must not matter to the caller.
             error = asyncio.CancelledError()
@@ -307,6 +317,7 @@ class IncomingCalls:
         self.running.pop(call.call_id, None)
         if call.served.streaming:
             self.flows.end(call.call_id, call.served.full_name)
+        call.count_failure(error.code)
         if call.state is not _ORPHANED:
             self._refuse(call.call_id, error, maybe_executed=True)
         if self._idle is not None and not self.running:
@@ -341,6 +352,7 @@ class IncomingCalls:
         if served.method.oneway and isinstance(error, RpcError):
             log.warning("%s failed, and is one-way, so that nobody is told: %s", served.full_name, error)
         failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
+        call.count_failure(failure.code)
         payload = envelope.encode_failure(failure)
         self._end(call, FAILURE, envelope.with_metadata(call.trailing, payload) if call.trailing else payload)
 

@@ -59,6 +59,10 @@ class IncomingCall(msgspec.Struct, eq=False):
     task: "asyncio.Task[None] | None" = None
     initial_sent: bool = False
     trailing: Metadata = NO_METADATA
+    waits_since_ns: int = 0
+    """When its handler first waited; 0: it has not."""
+    failure: int | None = None
+    """The status that it is counted under; None: it runs, or ended well."""
 
     @property
     def method_name(self) -> str:
@@ -102,6 +106,12 @@ class IncomingCall(msgspec.Struct, eq=False):
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Keeps metadata to go with the end of the call. On any thread."""
         self.trailing = metadata
+
+    def count_failure(self, code: int) -> None:
+        """It ends otherwise than well. The first such end is the one that counts."""
+        if self.failure is None:
+            self.failure = code
+            self.served.count_failure(code)
 
     def tell(self, event: Event) -> None:
         """Moves on in the protocol's table, and tells the handler by cancelling it if it was running undisturbed."""

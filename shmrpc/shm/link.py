@@ -13,6 +13,7 @@ import warnings
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
+from shmrpc import contract as contracts
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Lease, Peer, remaining_seconds
 from shmrpc.contract import Contract
@@ -25,12 +26,13 @@ from shmrpc.errors import (
     RpcError,
     Unavailable,
 )
+from shmrpc.introspection import Introspection
 from shmrpc.methods import Method
 from shmrpc.shm import address, envelope, handshake
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.calling import Calling
 from shmrpc.shm.incoming import IncomingCalls
-from shmrpc.shm.matching import match
+from shmrpc.shm.matching import add_built_in, match
 from shmrpc.shm.outgoing import OutgoingCalls, forked_error, wrong_loop_error
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
@@ -223,9 +225,11 @@ class Link:
 
     async def _establish(self) -> None:
         loop = asyncio.get_running_loop()
-        wanted = []
-        if self.contract is not None:
-            wanted.append(handshake.Wanted(self.contract.name, handshake.digest_of(self.contract.signatures)))
+        built_in = contracts.read(Introspection)
+        asked = {contract.name: contract for contract in (self.contract, built_in) if contract is not None}
+        wanted = [handshake.Wanted(name, handshake.digest_of(one.signatures)) for name, one in asked.items()]
+        if self.contract is None:  # everything
+            wanted = []
         sock = await self._connect()
         try:
             accepted = await handshake.as_client(sock, wanted, self._settings, self._offers())
@@ -252,13 +256,16 @@ class Link:
         )
         in_flight = min(accepted.max_in_flight, self._settings.max_in_flight)
         try:
-            numbers, self.narrow = match(self.contract, accepted.offered, self.path)
+            matched = match(self.contract, accepted.offered, self.path)
         except BaseException:
             session.start(pidfd=accepted.pidfd)
             session.close("the contracts do not match")
             raise
-        self.offered = accepted.offered
-        calls = OutgoingCalls(loop, accepted.channel, session.memory, numbers, in_flight, session.cut, session.windows)
+        add_built_in(matched, built_in, accepted.offered)
+        self.offered, self.narrow = accepted.offered, matched.narrow
+        calls = OutgoingCalls(
+            loop, accepted.channel, session.memory, matched.numbers, in_flight, session.cut, session.windows
+        )
         session.start(pidfd=accepted.pidfd, outgoing=calls, incoming=self._serve(loop, session))
         self._session, self.calls = session, calls
         self._established_ns = monotonic_ns()

@@ -15,8 +15,9 @@ from typing import Final
 
 from shmrpc.context import Lease, Peer
 from shmrpc.contract import Contract
-from shmrpc.dispatch import Dispatcher
+from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import HandshakeError
+from shmrpc.introspection import RESERVED
 from shmrpc.shm import address, frames, handshake, liveness
 from shmrpc.shm.backward import Backward
 from shmrpc.shm.extents import FREE, Charge
@@ -190,7 +191,9 @@ class Listener:
         offered = []
         for want in {want.name: want for want in wanted}.values():
             if (contract := contracts.get(want.name)) is None:
-                return f"there is no service {want.name} at {self.path}; there is {', '.join(contracts)}"
+                if want.name.startswith(RESERVED):  # one that a later version has: nothing to refuse a client for
+                    continue
+                return f"there is no service {want.name} at {self.path}; there is {', '.join(self._dispatcher.names)}"
             offered.append(self._describe(contract, in_full=want.digest != self._digest(contract)))
         return offered
 
@@ -211,6 +214,22 @@ class Listener:
             log.debug("the rejection was not delivered: %s", error)
 
     # ---- sessions ----
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self.sessions)
+
+    def in_flight(self) -> list[ServedMethod]:
+        """The method of each call whose handler has not ended."""
+        serving = [session.incoming for session in self.sessions] + list(self._orphaned)
+        return [
+            call.served
+            for incoming in serving
+            if incoming is not None
+            for call in incoming.running.values()
+            if call.failure is None
+        ]
 
     def leases(self) -> list[Lease]:
         """What the clients, and this process, hold of the server's memory."""

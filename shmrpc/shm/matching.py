@@ -25,9 +25,26 @@ def match(contract: Contract | None, offered: list[Offered], path: str) -> Match
     matched = Matched({}, {})
     if contract is None:
         return matched
-    service = next((one for one in offered if one.name == contract.name), None)
+    service = _find(contract, offered)
     if service is None:
         raise ContractMismatch(f"the server at {path} did not say that it serves {contract.name}")
+    if wrong := _add(matched, contract, service):
+        raise ContractMismatch(f"{contract.name} at {path} is not what the client expects:\n  " + "\n  ".join(wrong))
+    return matched
+
+
+def add_built_in(matched: Matched, contract: Contract, offered: list[Offered]) -> None:
+    """Finds what there is of a contract that nobody may have asked for: methods that do not fit are left out."""
+    if (service := _find(contract, offered)) is not None:
+        _add(matched, contract, service)
+
+
+def _find(contract: Contract, offered: list[Offered]) -> Offered | None:
+    return next((one for one in offered if one.name == contract.name), None)
+
+
+def _add(matched: Matched, contract: Contract, service: Offered) -> list[str]:
+    """Adds the methods that fit, and says what is wrong with the others."""
     wrong = []
     for offset, signature in enumerate(service.signatures or contract.signatures):
         method = contract.methods.get(signature.name)
@@ -39,6 +56,4 @@ def match(contract: Contract | None, offered: list[Offered], path: str) -> Match
             matched.narrow[method.full_name] = service.first_method + offset, len(signature.parameters)
         else:
             matched.numbers[method.full_name] = service.first_method + offset
-    if wrong:
-        raise ContractMismatch(f"{contract.name} at {path} is not what the client expects:\n  " + "\n  ".join(wrong))
-    return matched
+    return wrong

@@ -60,13 +60,14 @@ async def test_the_welcome_says_what_is_served(path: str) -> None:
         RawClient(path) as peer,
     ):
         answer = await peer.ask(features=["json", "telepathy"])
-        (life,) = answer["offered"]
+        life, built_in = answer["offered"]
         assert (answer["version"], answer["features"]) == (1, [])
         assert (answer["max_message"], answer["max_in_flight"]) == (1 << 20, 7)
         assert answer["max_extent_bytes"] == 5 << 20
         assert (answer["segment"], answer["geometry"]) == ("memfd", DEFAULT._asdict())
         assert (life["name"], life["first_method"]) == ("Life", 0)
         assert [signature["name"] for signature in life["signatures"]] == METHODS
+        assert (built_in["name"], built_in["first_method"]) == ("shmrpc.Introspection", len(METHODS))
         assert server.connections == 1
 
 
@@ -97,10 +98,17 @@ async def test_the_smaller_limit_of_extents_counts_on_both_sides(servers: int, c
 async def test_a_client_that_knows_the_contract_is_told_no_more_than_that(path: str) -> None:
     async with shmrpc.Server(Keeper(), at=path):
         async with RawClient(path) as peer:
-            (life,) = (await peer.ask())["offered"]
+            life = (await peer.ask())["offered"][0]
         async with RawClient(path) as peer:
             answer = await peer.ask(wanted=[{"name": "Life", "digest": life["digest"]}])
             assert answer["offered"] == [life | {"signatures": []}]
+
+
+async def test_a_client_that_wants_a_built_in_service_of_a_later_version_is_not_refused(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path), RawClient(path) as peer:
+        wanted = [{"name": name, "digest": b""} for name in ("Life", "shmrpc.Telepathy", "shmrpc.Introspection")]
+        answer = await peer.ask(wanted=wanted)
+        assert [service["name"] for service in answer["offered"]] == ["Life", "shmrpc.Introspection"]
 
 
 async def test_a_small_segment_will_do(path: str) -> None:

@@ -54,7 +54,7 @@ async def test_the_hello_says_what_is_wanted(path: str) -> None:
         assert hello["versions"] == [1, 1]
         assert (hello["segment"], hello["doorbell"], hello["max_message"]) == ("memfd", "eventfd", 1 << 20)
         assert hello["max_extent_bytes"] == 5 << 20
-        assert [want["name"] for want in hello["wanted"]] == ["Life"]
+        assert [want["name"] for want in hello["wanted"]] == ["Life", "shmrpc.Introspection"]
         assert len(server.client_fds) == 2
         send_with_fds(server.sock, frame_of({"type": "rejection", "code": "refused", "message": "seen enough"}), [])
         await hung_up(server.sock)
@@ -191,7 +191,7 @@ async def test_a_server_that_does_not_offer_the_contract_is_refused(path: str) -
 @pytest.mark.parametrize("number", [-1, 1 << 16, 1 << 62])
 async def test_a_method_number_that_no_record_can_carry_is_refused(path: str, number: int) -> None:
     async def play(server: RawServer) -> None:
-        (want,) = (await server.receive_hello())["wanted"]
+        want, _ = (await server.receive_hello())["wanted"]
         server.answer(offered=[{**want, "first_method": number, "signatures": []}])
         await hung_up(server.sock)
 

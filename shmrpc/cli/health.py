@@ -1,0 +1,41 @@
+"""``shmrpc health PATH [SERVICE]``: whether a server can do its work; the exit status is 0 when it can, else 1."""
+
+import argparse
+import sys
+
+from shmrpc.cli.common import UsageError, run_loop
+from shmrpc.client import connect
+from shmrpc.context import timeout_to_ns
+from shmrpc.health import Health
+from shmrpc.introspection import RESERVED, Introspection
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds this command."""
+    parser = commands.add_parser("health", help="ask whether a server can do its work", description=__doc__)
+    parser.add_argument("path", metavar="PATH", help="the server's socket")
+    parser.add_argument(
+        "service", nargs="?", default="", metavar="SERVICE", help="a service (default: all of the server's)"
+    )
+    parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for the answer (default 5)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the health."""
+    try:
+        timeout_to_ns(arguments.timeout)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from None
+    return 0 if run_loop(_ask(arguments), "auto") is Health.SERVING else 1
+
+
+async def _ask(arguments: argparse.Namespace) -> Health:
+    timeout: float = arguments.timeout
+    async with connect(Introspection, arguments.path, timeout=timeout, handshake_timeout=timeout) as server:
+        health = await server.health(arguments.service)
+        print(health.name)
+        if health is Health.SERVICE_UNKNOWN:
+            names = [contract.name for contract in await server.contracts()]
+            there = ", ".join(name for name in names if not name.startswith(RESERVED))
+            print(f"shmrpc: there is no service {arguments.service!r}; there is {there}", file=sys.stderr)
+    return health
