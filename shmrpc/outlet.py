@@ -10,11 +10,25 @@ from typing import Any, Final, Protocol
 
 from shmrpc import codec
 from shmrpc.buffers import Packed
-from shmrpc.codec import MANY_HEAD_BYTES, ItemCodec
+from shmrpc.codec import MANY_HEAD_BYTES
 from shmrpc.inlet import BrokenCredit, Window
 
 MANY_MOST: Final = 64
 """Items in one message: a reader that waits gets the first of them not too late."""
+
+
+class Items(Protocol):
+    """How a stream's items are encoded: an `ItemCodec`, or what stands for one."""
+
+    @property
+    def buffered(self) -> bool:
+        """Whether each item is a message of its own; else many may be in one."""
+        ...
+
+    @property
+    def pack(self) -> Callable[[Any], Packed]:
+        """Encodes one item. Raises whatever is wrong with it."""
+        ...
 
 
 class Sink(Protocol):
@@ -46,7 +60,7 @@ class Outlet:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        items: ItemCodec,
+        items: Items,
         sink: Sink,
         window: Window,
         encode_json: Callable[[Any], bytes] | None = None,

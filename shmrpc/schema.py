@@ -126,14 +126,20 @@ def _argument(type_: Any, index: int) -> Any:
 def _member(node: mi.Type, type_: Any) -> Any:
     if isinstance(node, mi.CustomType):
         return next((m for m in slots.members_of(type_) if node.cls in (m, get_origin(m))), Any)
-    # Containers of arrays: the member of the same kind.
+    # Containers of arrays: the member of the same kind, of which a union can have one, or of the same class. Not by `==`,
+    # which does not end for a record that holds itself.
     for member in slots.members_of(type_):
         try:
-            if mi.type_info(member) == node:
+            if _kind_of(mi.type_info(member)) == _kind_of(node):
                 return member
         except TypeError:
             continue
     return Any
+
+
+def _kind_of(node: mi.Type) -> tuple[Any, ...]:
+    node = node.type if isinstance(node, mi.Metadata) else node
+    return type(node), getattr(node, "cls", None)
 
 
 def _annotations_of(cls: Any) -> dict[str, Any]:

@@ -102,6 +102,10 @@ class Tree(msgspec.Struct):
     children: "list[Tree]" = []
 
 
+class Link(msgspec.Struct):
+    next: "Link | None" = None
+
+
 class Box(msgspec.Struct, Generic[T]):
     content: T
 
@@ -194,6 +198,15 @@ def test_a_record_is_described_by_what_travels() -> None:
 
 def test_a_recursive_type_refers_to_itself() -> None:
     assert schema.describe(Tree)[3][1] == ["children", ["list", ["ref", "Tree"]], False]
+
+
+def test_a_type_that_may_be_followed_by_itself_refers_to_itself() -> None:
+    described = schema.describe(Link | None)
+    assert described == [
+        "union",
+        ["object", "Link", None, [["next", ["union", ["ref", "Link"], ["None"]], False]], False],
+        ["None"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,30 @@
-"""``shmrpc call PATH method '{"json": "arguments"}'``: makes one call and prints its result as JSON."""
+"""``shmrpc call PATH method '{"json": "arguments"}'``: makes one call and prints its result as JSON.
+
+A result that is a stream is printed as it comes, one item a line. A parameter that is a stream is read from stdin, one
+item a line. Ctrl-C cancels the call.
+"""
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from shmrpc import contract
 from shmrpc.cli import checking
 from shmrpc.cli.common import UsageError, run_loop
+from shmrpc.cli.lines import stdin_lines
 from shmrpc.context import CallOptions
 from shmrpc.errors import InvalidArgument, Unimplemented
-from shmrpc.introspection import DescribedContract, Introspection
+from shmrpc.introspection import DescribedContract, DescribedMethod, Introspection
 
 if TYPE_CHECKING:
     from shmrpc.shm.caller import Caller, Target
+
+UNARY_SECONDS: Final = 30.0
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,7 +35,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "arguments", nargs="?", default="{}", metavar="JSON", help="an object by parameter name, or an array"
     )
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds (default 30)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help=f"seconds for the call (default {UNARY_SECONDS:.0f}; none for a result that is a stream)",
+    )
     parser.add_argument("--metadata", action="append", default=[], metavar="KEY=VALUE")
 
 
@@ -41,40 +56,68 @@ def run(arguments: argparse.Namespace) -> int:
         options = CallOptions().merged(arguments.timeout, dict(_pair(text) for text in arguments.metadata))
     except ValueError as error:
         raise UsageError(f"--timeout: {error}") from None
-    print(run_loop(_call(arguments, given, options), "auto"))
+    run_loop(_call(arguments, given, options), "auto")
     return 0
 
 
-async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any], options: CallOptions) -> str:
+async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any], options: CallOptions) -> None:
     from shmrpc.shm_gate import make_caller
 
     caller = make_caller(arguments.path)
     await caller.open()
     try:
         target = caller.find(arguments.method)
-        values = caller.arrange(target, given)
-        await _check(caller, target, values, options)
-        result = await caller.call(target, values, options)
+        described = await _describe(caller, target)
+        properties = {} if described is None else described.arguments["properties"]
+        defaults = {name: known["default"] for name, known in properties.items() if "default" in known}
+        values = caller.arrange(target, given, defaults)
+        if arguments.timeout is None and not target.gives_stream:
+            options = options.merged(UNARY_SECONDS, None)
+        if described is not None:
+            by_name = {parameter.name: value for parameter, value in zip(target.parameters, values, strict=False)}
+            _refuse(target, checking.why_unfit(by_name, described.arguments))
+        items = _read_items(target, described) if target.takes_stream else None
+        async with aclosing(caller.call(target, values, options, items)) as results:
+            async for result in results:
+                _print(result if target.gives_stream else msgspec.json.format(result, indent=2))
     finally:
         await caller.close()
-    return msgspec.json.format(result, indent=2).decode()
 
 
-async def _check(caller: "Caller", target: "Target", values: list[Any], options: CallOptions) -> None:
-    """Says what is wrong with the arguments, in words, if the server can tell what they should be.
-
-    Raises:
-        InvalidArgument: they do not fit.
-    """
+async def _describe(caller: "Caller", target: "Target") -> DescribedMethod | None:
+    """What the server says of a method; None when it does not tell, and checks arguments itself."""
+    options = CallOptions().merged(UNARY_SECONDS, None)
     ask = caller.transport.bind(contract.read(Introspection).methods["contracts"], options)
     try:
-        described: list[DescribedContract] = await ask(target.service)
-    except Unimplemented:  # a server that does not tell: it checks them itself
-        return
-    for method in (method for one in described for method in one.methods if method.name == target.signature.name):
-        by_name = {parameter.name: value for parameter, value in zip(method.parameters, values, strict=False)}
-        if (why := checking.why_unfit(by_name, method.arguments)) is not None:
-            raise InvalidArgument(f"{target.full_name}: {why}; it is {target.signature}")
+        services: list[DescribedContract] = await ask(target.service)
+    except Unimplemented:
+        return None
+    methods = (method for service in services for method in service.methods)
+    return next((method for method in methods if method.name == target.signature.name), None)
+
+
+async def _read_items(target: "Target", described: DescribedMethod | None) -> AsyncIterator[bytes]:
+    """The items for a parameter that is a stream, checked one by one."""
+    number = 0
+    async for line in stdin_lines():
+        number += 1
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise InvalidArgument(f"{target.full_name}: item {number} on stdin is not JSON: {error}") from None
+        if described is not None and described.items is not None:
+            _refuse(target, checking.why_value_unfit(item, described.items, f"item {number} on stdin"))
+        yield line
+
+
+def _refuse(target: "Target", why: str | None) -> None:
+    if why is not None:
+        raise InvalidArgument(f"{target.full_name}: {why}; it is {target.signature}")
+
+
+def _print(text: bytes) -> None:
+    sys.stdout.write(text.decode() + "\n")
+    sys.stdout.flush()
 
 
 def _pair(text: str) -> tuple[str, str]:

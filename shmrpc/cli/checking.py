@@ -48,6 +48,11 @@ def why_unfit(values: Mapping[str, Any], arguments: JsonSchema) -> str | None:
     return None
 
 
+def why_value_unfit(value: Any, described: JsonSchema, where: str) -> str | None:
+    """What is wrong with one value, or None. `where` names it."""
+    return next(_Checker(described.get("$defs", {})).faults(value, described, where), None)
+
+
 class _Checker:
     def __init__(self, definitions: JsonSchema) -> None:
         self._definitions = definitions

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from shmrpc.cli.common import UsageError, run_loop
-from shmrpc.client import connect
+from shmrpc.client import connect, options
 from shmrpc.context import timeout_to_ns
 from shmrpc.health import Health
 from shmrpc.introspection import RESERVED, Introspection
@@ -17,6 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "service", nargs="?", default="", metavar="SERVICE", help="a service (default: all of the server's)"
     )
+    parser.add_argument("--watch", action="store_true", help="go on and print each change, until the server drains")
     parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for the answer (default 5)")
 
 
@@ -31,11 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _ask(arguments: argparse.Namespace) -> Health:
     timeout: float = arguments.timeout
-    async with connect(Introspection, arguments.path, timeout=timeout, handshake_timeout=timeout) as server:
-        health = await server.health(arguments.service)
-        print(health.name)
+    async with connect(Introspection, arguments.path, handshake_timeout=timeout) as server:
+        health = await options(server, timeout=timeout).health(arguments.service)
+        if not arguments.watch or health is Health.SERVICE_UNKNOWN:
+            print(health.name)
         if health is Health.SERVICE_UNKNOWN:
             names = [contract.name for contract in await server.contracts()]
             there = ", ".join(name for name in names if not name.startswith(RESERVED))
             print(f"shmrpc: there is no service {arguments.service!r}; there is {there}", file=sys.stderr)
+        elif arguments.watch:
+            async for health in server.watch(arguments.service):
+                print(health.name, flush=True)
     return health

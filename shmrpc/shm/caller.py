@@ -2,14 +2,16 @@
 
 import difflib
 import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 from shmrpc.context import CallOptions
 from shmrpc.errors import InvalidArgument, Unimplemented
 from shmrpc.introspection import RESERVED
 from shmrpc.shm.handshake import Offered
+from shmrpc.shm.json_calls import JsonCalls, JsonItems, JsonMethod
 from shmrpc.shm.link import Link
-from shmrpc.signature import Signature
+from shmrpc.signature import Parameter, Signature
 from shmrpc.transport import Transport
 
 
@@ -25,12 +27,28 @@ class Target(NamedTuple):
         """Like ``"Vision.classify"``."""
         return f"{self.service}.{self.signature.name}"
 
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Those that travel with the request: without one that is a stream."""
+        return [parameter for parameter in self.signature.parameters if parameter.type[0] != "stream"]
+
+    @property
+    def takes_stream(self) -> bool:
+        """Whether a parameter is a stream."""
+        return len(self.parameters) < len(self.signature.parameters)
+
+    @property
+    def gives_stream(self) -> bool:
+        """Whether the result is a stream."""
+        return bool(self.signature.result[0] == "stream")
+
 
 class Caller:
     """One connection to a server whose contracts are not at hand."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._calls = JsonCalls(link)
 
     @property
     def transport(self) -> Transport:
@@ -49,10 +67,6 @@ class Caller:
     def offered(self) -> list[Offered]:
         """The services of the server, with all their methods."""
         return self._link.offered
-
-    async def call(self, target: Target, values: list[Any], options: CallOptions) -> bytes:
-        """Makes one call and gives the result as JSON."""
-        return await self._link.call_json(target.full_name, target.number, json.dumps(values).encode(), options)
 
     def find(self, name: str) -> Target:
         """The method with a name: in full, or short where only one service has it. Built-in ones have full names only.
@@ -78,35 +92,68 @@ class Caller:
         raise Unimplemented(f"there is no method {name!r};{hint} the server has\n  {listing}")
 
     @staticmethod
-    def arrange(target: Target, given: dict[str, Any] | list[Any]) -> list[Any]:
-        """Arguments by position, from those by name or by position.
+    def arrange(target: Target, given: dict[str, Any] | list[Any], defaults: Mapping[str, Any]) -> list[Any]:
+        """Arguments by position, without a stream, from those by name or by position.
+
+        Args:
+            target: What `find` gave.
+            given: They, as values of JSON.
+            defaults: What is known of the parameters' defaults, for those between given ones.
 
         Raises:
             InvalidArgument: one is missing, unknown, or too many.
         """
         full_name, signature = target.full_name, target.signature
-        names = [parameter.name for parameter in signature.parameters]
+        names = [parameter.name for parameter in target.parameters]
         if isinstance(given, list):
             if len(given) > len(names):
                 raise InvalidArgument(f"{full_name} takes {len(names)} arguments, got {len(given)}; it is {signature}")
             given = dict(zip(names, given, strict=False))
         if unknown := [name for name in given if name not in names]:
+            if unknown[0] in [parameter.name for parameter in signature.parameters]:
+                raise InvalidArgument(f"{full_name}: parameter {unknown[0]!r} is a stream, and is read from stdin")
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ";"
             raise InvalidArgument(f"{full_name} has no parameter {unknown[0]!r}{hint} it is {signature}")
         values = []
-        for position, parameter in enumerate(signature.parameters):
+        for position, parameter in enumerate(target.parameters):
             if parameter.name in given:
                 values.append(given[parameter.name])
                 continue
             if not parameter.has_default:
                 raise InvalidArgument(f"{full_name}: parameter {parameter.name!r} is missing; it is {signature}")
-            if any(later in given for later in names[position:]):
+            if not any(later in given for later in names[position:]):
+                break
+            if parameter.name not in defaults:
                 raise InvalidArgument(
                     f"{full_name}: parameter {parameter.name!r} must be given, since a later one is; it is {signature}"
                 )
-            break
+            values.append(defaults[parameter.name])
         return values
+
+    async def call(
+        self, target: Target, values: list[Any], options: CallOptions, items: AsyncIterator[bytes] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Makes one call and gives its result, or each item of it, as JSON.
+
+        Args:
+            target: What `find` gave.
+            values: What `arrange` gave.
+            options: How to call.
+            items: The JSON text of each item of a parameter that is a stream.
+        """
+        codec = JsonItems() if target.takes_stream else None
+        method = JsonMethod(target.full_name, target.number, target.gives_stream, codec)
+        payload = json.dumps(values).encode()
+        if not target.gives_stream:
+            yield await self._calls.call(method, payload, options, items)
+            return
+        stream = self._calls.stream(method, payload, options, items)
+        try:
+            async for item in stream:
+                yield item
+        finally:
+            await stream.aclose()
 
 
 def _near(name: str, known: list[Target], own: list[Target]) -> str:

@@ -15,8 +15,7 @@ from shmrpc.context import Reply
 from shmrpc.dispatch import ServedMethod
 from shmrpc.errors import DeadlineExceeded, ProtocolError, RpcError
 from shmrpc.inlet import BrokenCredit, Inlet, Window, cut_off
-from shmrpc.methods import Method
-from shmrpc.outlet import Outlet
+from shmrpc.outlet import Items, Outlet
 from shmrpc.shm import envelope
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.envelope import (
@@ -32,6 +31,29 @@ from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.protocol import Arguments, Event, step_arguments
 from shmrpc.shm.ring import PendingCall
+
+
+class Streaming(Protocol):
+    """What the caller's side of a stream needs of its method: a `Method`, or what stands for one."""
+
+    @property
+    def full_name(self) -> str:
+        """Like ``"Vision.classify"``."""
+        ...
+
+    @property
+    def streams_result(self) -> bool:
+        """Whether the result is a stream."""
+        ...
+
+    @property
+    def argument_items(self) -> Items | None:
+        """How the items of a parameter travel; None: none is a stream."""
+        ...
+
+    def read_result_items(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
+        """Decodes and checks items of the result."""
+        ...
 
 
 class RecordSink:
@@ -143,7 +165,7 @@ def grant(outlet: Outlet, payload: bytes, call_id: int) -> None:
 class OutgoingFlow:
     """The streams of one call that this side makes."""
 
-    def __init__(self, flows: "OutgoingFlows", method: Method, call: PendingCall, ready: deque[Any]) -> None:
+    def __init__(self, flows: "OutgoingFlows", method: Streaming, call: PendingCall, ready: deque[Any]) -> None:
         self._flows = flows
         self._call = call
         call_id = call.call_id
@@ -165,7 +187,7 @@ class OutgoingFlow:
         """Whether nothing came, and nothing was taken of the caller's stream."""
         return not self.inlet.touched and (self.outlet is None or not self.outlet.touched)
 
-    def pump(self, method: Method, source: AsyncIterable[Any] | Iterable[Any]) -> None:
+    def pump(self, method: Streaming, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         """Begins to send the caller's stream."""
         common, call = self._flows.common, self._call
         assert method.argument_items is not None
@@ -255,7 +277,7 @@ class OutgoingFlows:
         return not call.done() and self._pending.get(call.call_id) is call
 
     def begin(
-        self, method: Method, call: PendingCall, source: AsyncIterable[Any] | Iterable[Any] | None, ready: deque[Any]
+        self, method: Streaming, call: PendingCall, source: AsyncIterable[Any] | Iterable[Any] | None, ready: deque[Any]
     ) -> OutgoingFlow:
         """The streams of a call whose request was sent just now."""
         flow = self._flows[call.call_id] = OutgoingFlow(self, method, call, ready)

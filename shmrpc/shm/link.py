@@ -11,10 +11,10 @@ import os
 import random
 import warnings
 from time import monotonic_ns
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from shmrpc import contract as contracts
-from shmrpc.buffers import Buffer, Packed
+from shmrpc.buffers import Buffer
 from shmrpc.context import CallOptions, Lease, Peer, remaining_seconds
 from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher
@@ -28,8 +28,7 @@ from shmrpc.errors import (
 )
 from shmrpc.introspection import Introspection
 from shmrpc.methods import Method
-from shmrpc.shm import address, envelope, handshake
-from shmrpc.shm.borrowing import Parcel
+from shmrpc.shm import address, handshake
 from shmrpc.shm.calling import Calling
 from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.matching import add_built_in, match
@@ -47,13 +46,6 @@ STABLE_NS: Final = 1_000_000_000
 """A connection that lived this long ends the back-off."""
 BACKOFF_WAITED_FOR: Final = 0.05
 """Seconds between attempts while a call waits for the connection: a failed attempt costs some 30 us."""
-
-
-class _Untyped(NamedTuple):
-    """Stands for a method whose contract is not at hand."""
-
-    full_name: str
-    contract: type = object
 
 
 class Link:
@@ -126,24 +118,6 @@ class Link:
     def leases(self) -> list[Lease]:
         """What the server and this process hold of the client's memory on the present connection."""
         return self._session.memory.leases() if self._session is not None else []
-
-    async def call_json(self, full_name: str, number: int, payload: bytes, options: CallOptions) -> bytes:
-        """Calls a method by number with JSON arguments, for callers without the contract; gives the result as JSON."""
-        calls = self.calls
-        if calls is None:
-            raise Closed(f"{full_name} was called without a connection")
-        flags = envelope.AS_JSON
-        if options.metadata:
-            flags |= envelope.HAS_METADATA
-            payload = envelope.with_metadata(options.metadata, payload)
-        method, packed, deadline_ns = _Untyped(full_name), Packed(payload, []), options.deadline_ns()
-        pending = calls.try_begin(method, number, flags, deadline_ns, packed)
-        while pending is None:
-            pending = await calls.begin(method, number, flags, deadline_ns, packed)
-        answer = await calls.finish(pending)
-        if isinstance(answer, RpcError):
-            raise answer
-        return answer.payload if isinstance(answer, Parcel) else answer
 
     async def ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
         """The live session's calls, waiting for a connection if there is none.
