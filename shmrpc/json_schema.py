@@ -136,7 +136,9 @@ def _refine_union(described: JsonSchema, parts: list[Description], definitions: 
             _refine(member, arrays[0], definitions, seen)
         for part in parts:
             name = member.get("$ref", "").rpartition("/")[2]
-            if (part[0] in ("object", "array") and part[1] == name) or _CONTAINERS.get(part[0], "") == member.get("type"):
+            if (part[0] in ("object", "array") and part[1] == name) or _CONTAINERS.get(part[0], "") == member.get(
+                "type"
+            ):
                 _refine(member, part, definitions, seen)
 
 

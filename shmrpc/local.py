@@ -260,7 +260,11 @@ class LocalTransport:
         call = self._running.pop(task)
         if call.timer is not None:
             call.timer.cancel()
-        error = call.answer.result() if call.answer.done() else None
+        error: Received | RpcError | None = None
+        if call.answer.cancelled():  # by the end of the task that awaited it
+            error = Cancelled(f"{call.method_name} was cancelled")
+        elif call.answer.done():
+            error = call.answer.result()
         call.served.waited_ns += monotonic_ns() - call.began_ns
         if isinstance(error, RpcError):
             call.served.count_failure(error.code)
