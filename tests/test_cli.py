@@ -18,6 +18,7 @@ import shmrpc
 from shmrpc import cli
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent)}
 SHMRPC = (sys.executable, "-m", "shmrpc")
 PATIENCE_SECONDS = 60.0
 
@@ -37,6 +38,7 @@ def running(*arguments: str, pass_fds: tuple[int, ...] = ()) -> "Iterator[subpro
     with subprocess.Popen(
         [*SHMRPC, *arguments],
         cwd=HERE,
+        env=ENVIRONMENT,
         pass_fds=pass_fds,
         text=True,
         stdout=subprocess.PIPE,
@@ -67,12 +69,22 @@ def stop(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGTE
     return process.returncode, said
 
 
-def call(path: str, *arguments: str) -> tuple[int, str, str]:
-    """``shmrpc call``: its exit status, output and errors."""
+def command(*arguments: str) -> tuple[int, str, str]:
+    """A command that ends by itself: its exit status, output and errors."""
     done = subprocess.run(
-        [*SHMRPC, "call", path, *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        [*SHMRPC, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def call(path: str, *arguments: str) -> tuple[int, str, str]:
+    """``shmrpc call``: its exit status, output and errors."""
+    return command("call", path, *arguments)
 
 
 def result(path: str, *arguments: str) -> object:
@@ -98,10 +110,13 @@ def test_a_call_prints_its_result_as_json(path: str) -> None:
 def test_a_call_that_fails_says_why_and_exits_with_1(path: str) -> None:
     with serving(path):
         for arguments, text in (
-            (("add", '{"left": "x"}'), "INVALID_ARGUMENT: Worker.add: parameter 'left': Expected `int`, got `str`"),
+            (
+                ("add", '{"left": "x"}'),
+                "INVALID_ARGUMENT: Worker.add: parameter 'left' takes int, got str \"x\"; it is add(left: int",
+            ),
             (("add", '{"middle": 1}'), "INVALID_ARGUMENT: Worker.add has no parameter 'middle'"),
             (("add", "{}"), "INVALID_ARGUMENT: Worker.add: parameter 'left' is missing"),
-            (("add", "[1, 2, 3]"), "INVALID_ARGUMENT: Worker.add: Expected `array` of at most length 2"),
+            (("add", "[1, 2, 3]"), "INVALID_ARGUMENT: Worker.add takes 2 arguments, got 3; it is add(left: int"),
             (("refuse", '["no"]'), "ABORTED: Refused(reason='no')"),
             (("fail", '["swordfish"]'), "INTERNAL: Worker.fail: failed; the server's log has the reason"),
             (("subtract",), "UNIMPLEMENTED: there is no method 'subtract'; the server has\n  Worker.add(left: int"),

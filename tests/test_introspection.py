@@ -1,6 +1,7 @@
 """The built-in service, asked over a connection: between processes, and in one."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -74,7 +75,8 @@ async def test_without_a_contract_the_built_in_one_is_connected_to_like_any_othe
 
 async def test_another_process_answers_for_itself(path: str) -> None:
     command = [sys.executable, "-m", "shmrpc", "serve", "introspection_api:Worker", "--at", path]
-    with subprocess.Popen(command, cwd=HERE) as process:  # noqa: ASYNC220 - it returns at once
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    with subprocess.Popen(command, cwd=HERE, env=environment) as process:  # noqa: ASYNC220 - it returns at once
         try:
             async with shmrpc.connect(Vision, path, wait=PATIENCE_SECONDS) as vision:
                 statistics = await shmrpc.introspect(vision).statistics()

@@ -74,7 +74,7 @@ class _Checker:
             if not any(value == one and type(value) is type(one) for one in allowed):
                 yield f"{where} is one of {', '.join(map(json.dumps, allowed))}, got {_shown(value)}"
         elif kinds and not any(_is_of(value, kind) for kind in kinds):
-            yield f"{where} takes {self._words(described)}, got {_name_of(value)} {_shown(value)}"
+            yield f"{where} takes {self._words(described)}, got {_named(value)}"
         elif isinstance(value, list):
             yield from self._list_faults(value, described, where)
         elif isinstance(value, dict):
@@ -94,7 +94,7 @@ class _Checker:
         if len(meant) == 1:  # it is of that kind, and something inside is wrong
             yield str(meant[0])
         else:
-            yield f"{where} takes {self._words({'anyOf': members})}, got {_name_of(value)} {_shown(value)}"
+            yield f"{where} takes {self._words({'anyOf': members})}, got {_named(value)}"
 
     def _list_faults(self, value: list[Any], described: JsonSchema, where: str) -> Iterator[str]:
         first = described.get("prefixItems", [])
@@ -167,13 +167,11 @@ def _number_faults(value: float, described: JsonSchema, where: str) -> Iterator[
             yield f"{where} is {words} {described[word]}, got {_shown(value)}"
 
 
-def _name_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    for kind in ("string", "array", "object"):
-        if isinstance(value, _KINDS[kind]):
-            return _NAMES[kind]
-    return "" if value is None else type(value).__name__
+def _named(value: Any) -> str:
+    """A value after the name of its type."""
+    kind = next((kind for kind in ("boolean", "string", "array", "object") if isinstance(value, _KINDS[kind])), None)
+    name = type(value).__name__ if kind is None else _NAMES[kind]
+    return "null" if value is None else f"{name} {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

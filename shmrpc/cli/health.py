@@ -3,9 +3,8 @@
 import argparse
 import sys
 
-from shmrpc.cli.common import UsageError, run_loop
+from shmrpc.cli.common import check_timeout, run_loop
 from shmrpc.client import connect, options
-from shmrpc.context import timeout_to_ns
 from shmrpc.health import Health
 from shmrpc.introspection import RESERVED, Introspection
 
@@ -23,10 +22,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the health."""
-    try:
-        timeout_to_ns(arguments.timeout)
-    except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from None
+    check_timeout(arguments.timeout)
     return 0 if run_loop(_ask(arguments), "auto") is Health.SERVING else 1
 
 

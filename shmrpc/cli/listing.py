@@ -1,12 +1,13 @@
 """``shmrpc list PATH``: what a server serves, as Python signatures."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-from shmrpc.cli.common import run_loop
+from shmrpc.cli.common import check_timeout, run_loop
 from shmrpc.client import connect
 from shmrpc.introspection import (
     RESERVED,
@@ -34,9 +35,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Shows the contracts; 1 when the one that was asked for is not there."""
+    check_timeout(arguments.timeout)
     contracts, names = run_loop(_fetch(arguments), "auto")
     if arguments.service and not contracts:
-        print(f"there is no service {arguments.service!r}; there is {', '.join(names)}")
+        print(f"shmrpc: there is no service {arguments.service!r}; there is {', '.join(names)}", file=sys.stderr)
         return 1
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(contracts), indent=2).decode())
