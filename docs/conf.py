@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["COLUMNS"] = "100"  # as wide as argparse writes its help
 
 import shmrpc
-from shmrpc.cli import call, serve
+from shmrpc.cli import call, health, listing, serve
 from shmrpc.shm import protocol
 
 project = "shmrpc"
@@ -39,7 +39,7 @@ TABLES: dict[str, dict[Any, Any]] = {
     "incoming": protocol.INCOMING,
     "arguments": protocol.ARGUMENTS,
 }
-COMMANDS = {"serve": serve, "call": call}
+COMMANDS = {"serve": serve, "call": call, "list": listing, "health": health}
 
 
 class StateDiagram(SphinxDirective):

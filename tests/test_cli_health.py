@@ -35,6 +35,12 @@ def test_a_server_that_is_not_there_is_not_healthy(path: str) -> None:
     assert errors == f"shmrpc: UNAVAILABLE: no server at {path}: No such file or directory\n"
 
 
+def test_a_server_that_is_still_starting_can_be_waited_for(path: str) -> None:
+    with running("health", path, "--wait", str(PATIENCE_SECONDS)) as asking, serving(path, services=VISION):
+        assert asking.communicate(timeout=PATIENCE_SECONDS) == ("SERVING\n", "")
+        assert asking.returncode == 0
+
+
 def test_a_server_that_hangs_is_not_healthy(path: str) -> None:
     with serving(path, services=VISION) as server:
         os.kill(server.pid, signal.SIGSTOP)

@@ -48,14 +48,15 @@ LAYERS = (
     "shm.calling",
     "shm.backward",
     "shm.link shm.listener",
+    "shm.json_calls",
     "shm.caller",
     # what users see
     "shm_gate",
     "client server",
     "local sharing",
     "__init__",
-    "cli.common",
-    "cli.call cli.serve",
+    "cli.common cli.checking cli.lines",
+    "cli.call cli.health cli.listing cli.serve",
     "cli",
     "__main__",
 )
@@ -93,6 +94,7 @@ CONFINED = {
             "failure",  # errors as data, and the fields of declared ones
             "local",  # the result of a one-way call
             "cli.call",  # prints JSON
+            "cli.listing",  # as cli.call
             "shm.envelope",  # what records say
             "shm.handshake",  # frames
             "shm.control",  # what the control socket says

@@ -16,6 +16,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "service", nargs="?", default="", metavar="SERVICE", help="a service (default: all of the server's)"
     )
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="S", help="seconds to keep trying while nobody listens (default 0)"
+    )
     parser.add_argument("--watch", action="store_true", help="go on and print each change, until the server drains")
     parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for the answer (default 5)")
 
@@ -28,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _ask(arguments: argparse.Namespace) -> Health:
     timeout: float = arguments.timeout
-    async with connect(Introspection, arguments.path, handshake_timeout=timeout) as server:
+    async with connect(Introspection, arguments.path, wait=arguments.wait, handshake_timeout=timeout) as server:
         health = await options(server, timeout=timeout).health(arguments.service)
         if not arguments.watch or health is Health.SERVICE_UNKNOWN:
             print(health.name)

@@ -157,8 +157,10 @@ class Caller:
 
 
 def _near(name: str, known: list[Target], own: list[Target]) -> str:
-    """The names that may have been meant."""
-    names = {target.full_name.lower(): target.full_name for target in known}
-    names |= {target.signature.name.lower(): target.full_name for target in own}
-    near = difflib.get_close_matches(name.lower(), names)
-    return " or ".join(dict.fromkeys(names[spelled] for spelled in near))
+    """The full name that may have been meant, or nothing."""
+    if "." in name:
+        names = {target.full_name.lower(): target.full_name for target in known}
+    else:
+        names = {target.signature.name.lower(): target.full_name for target in own}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return names[near[0]] if near else ""
