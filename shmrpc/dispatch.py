@@ -192,7 +192,7 @@ def service(implementation: object, *contract: type) -> Service:
 
 
 def exposed(services: object) -> "Dispatcher | None":
-    """The dispatcher of what a client exposes: a service, or a list of them; None for nothing.
+    """The dispatcher of what a client exposes: a service, or a list of them, and nothing else; None for nothing.
 
     Raises:
         ContractError: a contract cannot work, or a service does not implement it.
@@ -200,13 +200,19 @@ def exposed(services: object) -> "Dispatcher | None":
     listed = (
         tuple(services) if isinstance(services, (list, tuple)) and not isinstance(services, Service) else (services,)
     )
-    return None if services is None or not listed else Dispatcher(listed)
+    return None if services is None or not listed else Dispatcher(listed, tells_of_itself=False)
 
 
 class Dispatcher:
-    """Everything that one server serves. Async context manager: entering it enters the services."""
+    """Everything that one server serves. Async context manager: entering it enters the services.
 
-    def __init__(self, services: tuple[object, ...], *, max_threads: int = 40) -> None:
+    Args:
+        services: What is served.
+        max_threads: How many handlers may run in threads at once.
+        tells_of_itself: Whether the built-in service is served too.
+    """
+
+    def __init__(self, services: tuple[object, ...], *, max_threads: int = 40, tells_of_itself: bool = True) -> None:
         if not services:
             raise ContractError("a server needs at least one service")
         self._services = [one if isinstance(one, Service) else service(one) for one in services]
@@ -224,8 +230,8 @@ class Dispatcher:
             [(one.implementation, [contract.name for contract in one.contracts]) for one in self._services]
         )
         self._built_in: Final = BuiltIn(self.contracts, self.methods, self.health)
-        # Last, so that it is nothing to those who do not ask for it.
-        self._add(contracts.read(Introspection), self._built_in, threads, limits)
+        if tells_of_itself:  # last, so that it is nothing to those who do not ask for it
+            self._add(contracts.read(Introspection), self._built_in, threads, limits)
 
     def _add(self, contract: Contract, implementation: object, threads: _Threads, limits: Limits) -> None:
         if contract.name in self.contracts:

@@ -61,7 +61,6 @@ class LocalTransport:
         """What the implementation reaches of its caller."""
         self._dispatcher = dispatcher
         self._dispatcher.carried_by(self)
-        self._served = {served.full_name: served for served in self._dispatcher.methods}
         self._debug = debug
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.copy_context()
@@ -81,7 +80,7 @@ class LocalTransport:
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
         """The coroutine function of one stub method: see `Transport.bind`."""
-        served = self._served[method.full_name]
+        served = self._dispatcher.find(method.full_name)
         if method.streams_result or method.stream_index is not None:
             return self._bind_streaming(served, method, options)
 

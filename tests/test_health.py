@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -170,6 +171,20 @@ async def test_a_watch_ends_when_the_server_drains(board: HealthBoard) -> None:
     board.close()
     assert await asyncio.wait_for(rest, 60) == [[Health.NOT_SERVING], [Health.NOT_SERVING]]
     assert await all_of(board.watch("Sound")) == [Health.NOT_SERVING]
+
+
+async def test_a_watch_that_is_given_up_as_something_changes_is_no_error(board: HealthBoard) -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    watch = board.watch("Vision")
+    assert await next_of(watch) is Health.SERVING
+    waiting = asyncio.ensure_future(next_of(watch))
+    await asyncio.sleep(0)
+    board.set("Vision", Health.NOT_SERVING)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    await asyncio.sleep(0)
+    assert errors == []
 
 
 async def test_a_watch_that_is_given_up_leaves_nothing_behind(board: HealthBoard) -> None:

@@ -124,6 +124,37 @@ async def test_a_service_of_the_same_short_name_is_another_one(path: str) -> Non
         assert await shmrpc.introspect(mine).health("Introspection") is Health.SERVING
 
 
+class Progress(Protocol):
+    async def at(self, percent: int) -> None: ...
+
+
+class Reporter(Progress):
+    async def at(self, percent: int) -> None:
+        return None
+
+
+class Curious:
+    """Asks its caller about itself."""
+
+    async def ask(self) -> Health:
+        progress = shmrpc.current_call().client(Progress)
+        await progress.at(50)
+        return await shmrpc.introspect(progress).health()
+
+
+@pytest.mark.parametrize("transport", ["shared memory", "local"])
+async def test_a_client_that_exposes_a_service_tells_nothing_of_itself(path: str, transport: str) -> None:
+    if transport == "local":
+        async with shmrpc.local(Curious, Curious(), exposes=Reporter()) as curious:
+            with pytest.raises(shmrpc.Unimplemented, match=r"no method shmrpc\.Introspection\.\w+"):
+                await curious.ask()
+        return
+    async with shmrpc.Server(Curious(), at=path):
+        async with shmrpc.connect(Curious, path, exposes=Reporter()) as curious:
+            with pytest.raises(shmrpc.Unimplemented, match=r"no method shmrpc\.Introspection\.health"):
+                await curious.ask()
+
+
 # Health
 
 
