@@ -91,7 +91,7 @@ def _describe(type_: Any, description: Description) -> tuple[JsonSchema, JsonSch
     except TypeError as error:  # a type that travels as msgpack, and that JSON Schema has no words for
         return {"description": f"{schema.render(description)}; it has no JSON Schema: {error}"}, {}
     definitions = {**definitions, **further}
-    _refine(described, description, definitions, set())
+    _refine(described, description, definitions)
     return described, definitions
 
 
@@ -99,47 +99,47 @@ def _components(type_: Any, hook: Any) -> tuple[tuple[JsonSchema, ...], JsonSche
     return msgspec.json.schema_components([type_], schema_hook=hook, ref_template=_TEMPLATE)
 
 
-def _refine(described: JsonSchema, description: Description, definitions: JsonSchema, seen: set[str]) -> None:
+def _refine(described: JsonSchema, description: Description, definitions: JsonSchema) -> None:
     """Says of each array what it may hold, which msgspec's hook is not told: it gets the class without its arguments."""
     kind, *parts = description
     if (name := described.get("$ref", "").removeprefix("#/$defs/")) in definitions:
-        if name not in seen:
-            seen.add(name)
-            _refine(definitions[name], description, definitions, seen)
+        _refine(
+            definitions[name], description, definitions
+        )  # which ends: in a description, a type in itself is a "ref"
         return
     match kind:
-        case "ndarray" if "x-dtypes" in described:
+        case "ndarray":
             described.clear()
             described.update(_array(*parts))
         case "list" if isinstance(items := described.get("items"), dict):
-            _refine(items, parts[0], definitions, seen)
+            _refine(items, parts[0], definitions)
         case "dict" if isinstance(values := described.get("additionalProperties"), dict):
-            _refine(values, parts[1], definitions, seen)
+            _refine(values, parts[1], definitions)
         case "tuple":
             for item, part in zip(described.get("prefixItems", ()), parts, strict=False):
-                _refine(item, part, definitions, seen)
+                _refine(item, part, definitions)
         case "array":
             for item, field in zip(described.get("prefixItems", ()), parts[2], strict=False):
-                _refine(item, field[1], definitions, seen)
+                _refine(item, field[1], definitions)
         case "object":
             for field_name, part, _ in parts[2]:
                 if (found := described.get("properties", {}).get(field_name)) is not None:
-                    _refine(found, part, definitions, seen)
+                    _refine(found, part, definitions)
         case "union":
-            _refine_union(described, parts, definitions, seen)
+            _refine_union(described, parts, definitions)
 
 
-def _refine_union(described: JsonSchema, parts: list[Description], definitions: JsonSchema, seen: set[str]) -> None:
+def _refine_union(described: JsonSchema, parts: list[Description], definitions: JsonSchema) -> None:
     arrays = [part for part in parts if part[0] == "ndarray"]
     for member in described.get("anyOf", ()):
         if "x-dtypes" in member and len(arrays) == 1:
-            _refine(member, arrays[0], definitions, seen)
+            _refine(member, arrays[0], definitions)
         for part in parts:
             name = member.get("$ref", "").rpartition("/")[2]
             if (part[0] in ("object", "array") and part[1] == name) or _CONTAINERS.get(part[0], "") == member.get(
                 "type"
             ):
-                _refine(member, part, definitions, seen)
+                _refine(member, part, definitions)
 
 
 _CONTAINERS: Final = {"list": "array", "dict": "object", "tuple": "array"}

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +206,21 @@ def test_a_stream_has_no_timeout_unless_one_is_given(vision: str, folder: Path) 
     status, output, errors = call(vision, "wait", arguments, "--timeout", "0.3")
     assert (status, output) == (1, "0\n")
     assert errors.startswith("shmrpc: DEADLINE_EXCEEDED: Vision.wait")
+
+
+def test_a_call_with_one_result_has_a_timeout_even_if_none_is_given(path: str, folder: Path) -> None:
+    code = "import sys; from shmrpc.cli import call, main; call.UNARY_SECONDS = 1.0; sys.exit(main(sys.argv[1:]))"
+    with serving(path):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "call", path, "hold", json.dumps([str(folder / "started"), "/missing"])],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "shmrpc: DEADLINE_EXCEEDED: Worker.hold did not end before its deadline\n"
 
 
 def test_the_result_of_a_call_that_fails_in_the_middle_is_what_came_before(path: str) -> None:

@@ -308,6 +308,14 @@ async def test_calls_that_no_handler_sees_are_counted(path: str) -> None:
         assert summary(of(await shmrpc.introspect(stub).statistics(), "Strict.take")) == (1, 0, {"INVALID_ARGUMENT": 1})
 
 
+async def test_an_answer_that_cannot_be_sent_is_counted_as_a_failure(path: str) -> None:
+    async with shmrpc.Server(Worker(), at=path, max_message=1 << 20), shmrpc.connect(Vision, path) as vision:
+        with pytest.raises(shmrpc.ResourceExhausted):
+            await vision.classify(np.zeros(500_000, np.uint8), 3)  # which comes back three times
+        counted = of(await shmrpc.introspect(vision).statistics(), "Vision.classify")
+        assert summary(counted) == (1, 0, {"RESOURCE_EXHAUSTED": 1})
+
+
 async def test_memory_that_clients_hold_is_told_by_method(path: str) -> None:
     async with shmrpc.Server(Worker(), at=path), shmrpc.connect(Vision, path) as vision:
         image = np.zeros(100_000, np.uint8)
