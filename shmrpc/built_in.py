@@ -3,14 +3,13 @@
 Reads what the dispatcher counts, what contracts say and what the health board knows. Changes nothing.
 """
 
+import dataclasses
 import inspect
 import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
-
-import msgspec
 
 from shmrpc import json_schema, schema
 from shmrpc.context import Lease
@@ -217,9 +216,9 @@ def _policy_of(policy: Policy) -> dict[str, Any]:
     """What is declared of a method and differs from the usual; what JSON has no words for, by its name."""
     usual = Policy()
     return {
-        name: value if value is None or isinstance(value, (bool, int, float, str)) else _name_of(value)
-        for name in msgspec.structs.asdict(policy)
-        if (value := getattr(policy, name)) != getattr(usual, name)
+        field.name: value if value is None or isinstance(value, (bool, int, float, str)) else _name_of(value)
+        for field in dataclasses.fields(policy)
+        if (value := getattr(policy, field.name)) != getattr(usual, field.name)
     }
 
 

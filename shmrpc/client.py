@@ -13,8 +13,8 @@ from shmrpc import contract as contracts
 from shmrpc import dispatch, repeating
 from shmrpc.context import CallOptions, Metadata, Peer, Reply, make_stubs_with
 from shmrpc.contract import Contract
-from shmrpc.retry import Retry
 from shmrpc.introspection import Introspection
+from shmrpc.retry import Retry
 from shmrpc.shm_gate import make_link
 from shmrpc.transport import Transport
 

@@ -73,7 +73,17 @@ CONFINED = {
     ),
     "the queue of the event loop": (
         {"call_soon", "call_soon_threadsafe"},
-        {"shm.poller", "shm.outgoing", "shm.incoming", "shm.lending", "outlet", "streams", "admission", "health", "cli.lines"},
+        {
+            "shm.poller",
+            "shm.outgoing",
+            "shm.incoming",
+            "shm.lending",
+            "outlet",
+            "streams",
+            "admission",
+            "health",
+            "cli.lines",
+        },
     ),
     "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "shm.lending", "local"}),
     "signals": ({"signal", "add_signal_handler"}, {"server", "cli.serve"}),
