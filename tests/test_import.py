@@ -100,7 +100,6 @@ CONFINED = {
             "context",  # options are a Struct
             "json_schema",  # types as JSON Schema
             "introspection",  # what the built-in service gives
-            "built_in",  # policies as data
             "failure",  # errors as data, and the fields of declared ones
             "local",  # the result of a one-way call
             "cli.call",  # prints JSON
