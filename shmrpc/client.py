@@ -16,7 +16,7 @@ from shmrpc.contract import Contract
 from shmrpc.introspection import Introspection
 from shmrpc.retry import Retry
 from shmrpc.shm_gate import make_link
-from shmrpc.transport import Transport
+from shmrpc.transport import Transport, require_event_loop
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ class Connection(Generic[T]):
 
     async def __aenter__(self) -> T:
         """Connects, and gives the stub."""
+        require_event_loop()
         await self._transport.open()
         return cast(T, Stub(self._contract, self._transport, self._options))
 

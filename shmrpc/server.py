@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 from shmrpc import shm_gate
@@ -11,6 +12,7 @@ from shmrpc.context import Lease
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import Closed
 from shmrpc.health import Health
+from shmrpc.transport import require_event_loop
 
 DRAIN_SECONDS: Final = 10.0
 
@@ -38,6 +40,8 @@ class Server:
     """
 
     _listener: Any = None
+    _before_listening: Callable[[], object] | None = None
+    """Called when the services have been entered, right before the first client can connect."""
 
     def __init__(
         self,
@@ -90,9 +94,12 @@ class Server:
         """Enters the services and begins to listen."""
         if self._closed is not None:
             raise Closed("a server can be entered once")
+        require_event_loop()
         self._closed = asyncio.Event()
         await self._dispatcher.__aenter__()
         try:
+            if self._before_listening is not None:
+                self._before_listening()
             self._listener = shm_gate.make_listener(
                 self._dispatcher, self._at, mode=self._mode, fd=self._fd, settings=self._settings
             )
@@ -160,14 +167,27 @@ async def serve(*services: object, at: str | os.PathLike[str], handle_signals: b
         handle_signals: Whether SIGTERM and SIGINT drain the server instead of ending the process.
         **options: As for `Server`.
     """
+    server = Server(*services, at=at, **options)
     loop = asyncio.get_running_loop()
-    async with Server(*services, at=at, **options) as server:
-        handled = _handle_signals(loop, server) if handle_signals else []
-        try:
-            await server.wait_closed()
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
+    handled: list[signal.Signals] = []
+
+    def handle() -> None:
+        handled.extend(_handle_signals(loop, server))
+
+    def leave_alone() -> None:
+        while handled:
+            loop.remove_signal_handler(handled.pop())
+
+    if handle_signals:
+        server._before_listening = handle  # whoever sees that it listens may also stop it
+    try:
+        async with server:
+            try:
+                await server.wait_closed()
+            finally:
+                leave_alone()
+    finally:
+        leave_alone()
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, server: Server) -> list[signal.Signals]:

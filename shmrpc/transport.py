@@ -4,11 +4,13 @@ A transport carries whole calls, not bytes: shared memory carries a call as reco
 the process. Above this line nobody knows which.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from shmrpc.buffers import Buffer
 from shmrpc.context import CallOptions, Lease, Peer
+from shmrpc.errors import WrongLoop
 from shmrpc.methods import Method
 
 StubMethod = Callable[..., Any]
@@ -49,3 +51,18 @@ class Transport(Protocol):
     @property
     def peer(self) -> Peer | None:
         """The process on the other side; None while there is no connection."""
+
+
+def require_event_loop() -> None:
+    """Refuses to connect or to serve where no asyncio event loop runs.
+
+    Raises:
+        WrongLoop: none does; trio's is none.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise WrongLoop(
+            "no asyncio event loop runs here, and shmrpc needs one; trio has none (a test under anyio's plugin runs in one "
+            "when the fixture anyio_backend gives 'asyncio')"
+        ) from None

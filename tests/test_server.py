@@ -359,3 +359,42 @@ async def test_serve_works_in_a_thread_whose_signals_belong_to_another(path: str
     ((loop, serving),) = stop
     loop.call_soon_threadsafe(serving.cancel)
     await asyncio.to_thread(thread.join)
+
+
+async def test_serve_handles_signals_from_before_anybody_can_connect(path: str) -> None:
+    handled = []
+
+    class Noting(Service):
+        async def __aenter__(self) -> None:
+            handled.append(("entering", signal.getsignal(signal.SIGTERM)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    serving = asyncio.ensure_future(shmrpc.serve(Noting(), at=path))
+    while not is_there(path):  # noqa: ASYNC110 - in the very turn of the loop in which it is there
+        await asyncio.sleep(0)
+    assert handled == [("entering", before)]
+    assert signal.getsignal(signal.SIGTERM) != before
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+async def test_the_services_are_entered_and_nobody_can_connect_when_it_is_about_to_listen(path: str) -> None:
+    service, seen = Service(), []
+    server = shmrpc.Server(service, at=path)
+    server._before_listening = lambda: seen.append((list(service.diary), is_there(path)))
+    async with server:
+        assert seen == [(["entered"], False)]
+
+
+async def test_serve_that_cannot_listen_leaves_signals_alone(folder: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(shmrpc.BadAddress):
+        await shmrpc.serve(Service(), at=folder / "missing" / "test.sock")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_where_no_event_loop_of_asyncio_runs_a_server_says_what_is_missing(path: str) -> None:
+    entering = shmrpc.Server(Service(), at=path).__aenter__()
+    with pytest.raises(shmrpc.WrongLoop, match="trio has none"):
+        entering.send(None)  # as another library's loop would
