@@ -177,9 +177,15 @@ class Service(NamedTuple):
 def service(implementation: object, *contract: type) -> Service:
     """An implementation served as the given contracts, for one that does not inherit from them.
 
+    What is a service already stays as it is.
+
     Raises:
         ContractError: it lacks a method of a contract, or a contract cannot work.
     """
+    if isinstance(implementation, Service):
+        if absent := [cls for cls in contract if cls not in {one.cls for one in implementation.contracts}]:
+            raise ContractError(f"the service of {implementation.implementation!r} is not one of {absent[0].__name__}")
+        return implementation
     if isinstance(implementation, type):
         raise ContractError(f"a service is an instance; write {implementation.__name__}(…)")
     read = tuple(contracts.read(cls) for cls in contract or contracts.contracts_of(type(implementation)))
@@ -215,7 +221,7 @@ class Dispatcher:
     def __init__(self, services: tuple[object, ...], *, max_threads: int = 40, tells_of_itself: bool = True) -> None:
         if not services:
             raise ContractError("a server needs at least one service")
-        self._services = [one if isinstance(one, Service) else service(one) for one in services]
+        self._services = [service(one) for one in services]
         self._stack = AsyncExitStack()
         self.contracts: Final[dict[str, Contract]] = {}
         self.first_method: Final[dict[str, int]] = {}

@@ -82,6 +82,13 @@ def test_an_implementation_need_not_inherit_from_its_contract() -> None:
     assert full_names(shmrpc.service(Structural(), Api)) == ["Api.add"]
 
 
+def test_a_service_may_be_given_for_an_implementation() -> None:
+    made = shmrpc.service(Structural(), Api)
+    assert shmrpc.service(made) is shmrpc.service(made, Api) is made
+    with pytest.raises(shmrpc.ContractError, match=r"the service of <.*Structural object.*> is not one of Extended"):
+        shmrpc.service(made, Extended)
+
+
 def test_a_class_without_a_contract_is_its_own() -> None:
     assert full_names(Plain()) == ["Plain.add", "Plain.where"]
 

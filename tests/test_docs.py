@@ -163,7 +163,7 @@ def test_every_python_block_of_a_page_can_be_compiled(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_name_of_shmrpc_that_a_page_uses_exists(page: Path) -> None:
     code = "\n".join(block.text for block in blocks_of(page) if block.language == "python")
-    used = set(re.findall(r"\bshmrpc\.([A-Za-z_]\w*)", code)) - {"shm", "errors", "context"}
+    used = set(re.findall(r"\bshmrpc\.([A-Za-z_]\w*)", code)) - {"shm", "errors", "context", "testing"}
     assert not [name for name in used if not hasattr(shmrpc, name)]
 
 
@@ -219,9 +219,9 @@ def is_module(name: str) -> bool:
 
 
 def layer_of(module: str) -> str:
-    """The name under which CONTRIBUTING.md lists a module: its own, but ``cli`` for all of the command line."""
+    """The name under which CONTRIBUTING.md lists a module: its own, but that of the package for these of the top floor."""
     name = module.removeprefix("shmrpc").removeprefix(".") or "__init__"
-    return "cli" if name.split(".")[0] == "cli" else name
+    return package if (package := name.split(".")[0]) in ("cli", "testing") else name
 
 
 def test_imports_point_downward_in_the_list_of_contributing() -> None:

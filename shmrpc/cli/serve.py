@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers > 1:
         return _run_workers(arguments)
     sys.path.insert(0, os.getcwd())
-    services = [_load(reference) for reference in arguments.services]
+    services = [load(reference) for reference in arguments.services]
     main = serve(
         *services,
         at=arguments.at,
@@ -108,7 +108,12 @@ def _leave_threads() -> None:
                 os._exit(0)
 
 
-def _load(reference: str) -> object:
+def load(reference: str) -> object:
+    """The service that ``module:attr`` names: an instance if it is a class, else what is there.
+
+    Raises:
+        UsageError: there is none.
+    """
     module_name, separator, attribute = reference.partition(":")
     if not separator or not module_name or not attribute:
         raise UsageError(f"{reference!r} is not module:attr, like worker:Worker")

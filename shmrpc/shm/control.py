@@ -312,6 +312,11 @@ class Control:
         for frame in unsent:
             frame.end(ConnectionResetError("the connection ended before this was sent"))
 
+    def hang_up(self) -> None:
+        """Breaks the connection, as a cable would: both ends find out through their event loops. For tests of that."""
+        if not self.closed:
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hangs up. Frames that wait are dropped, who waits for them gets ConnectionResetError. Idempotent."""
         if self.closed:

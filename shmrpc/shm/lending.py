@@ -89,7 +89,7 @@ class Lender:
         self._on_broken = on_broken
         self._ledger.longest_body = channel.inline_limit - _TABLE_BYTES - _REFERENCE_BYTES  # to fit in a record
         self._ledger.largest_message = channel.max_message
-        self._most_bytes: Final = max(extents.limit, channel.arena.base.nbytes)
+        self.most_bytes: Final = max(extents.limit, channel.arena.base.nbytes)
         """Of all blocks of a message."""
         self._thread = threading.get_ident()
         self._waiters: list[asyncio.Future[None]] = []
@@ -125,7 +125,7 @@ class Lender:
         if (referred := ledger.refer(piece.exporter, method, payload)) is not None:
             return _placed(Placed, (referred[0], envelope.HAS_BUFFERS, referred[1:], ()))
         room = min(ledger.longest_body, ledger.largest_message - nbytes)
-        if len(arena.loans) >= ledger.mark or len(payload) > room or nbytes > self._most_bytes:
+        if len(arena.loans) >= ledger.mark or len(payload) > room or nbytes > self.most_bytes:
             return None
         found = self._find(piece)
         if isinstance(found, Shortage):
@@ -235,7 +235,7 @@ class Lender:
 
     def _check_size(self, nbytes: int, in_blocks: int, blocks: int) -> None:
         """Refuses a message of so many bytes, of which so many in so many blocks, that can never be sent."""
-        most = self._most_bytes
+        most = self.most_bytes
         if nbytes > self._channel.max_message:
             limit = size_text(self._channel.max_message)
             raise ResourceExhausted(f"message is {size_text(nbytes)}, the limit is {limit} (max_message)")

@@ -267,3 +267,12 @@ async def test_a_peer_that_lies_and_listens_no_more_is_cut_off(scene: Scene) -> 
     scene.control.send_soon(Detach(5))
     (error,) = await scene.hears(1)
     assert isinstance(error, ProtocolError)
+
+
+async def test_a_connection_that_is_broken_on_purpose_is_found_to_be_so_by_both_ends(scene: Scene) -> None:
+    scene.control.hang_up()
+    assert scene.heard == [], "not in the middle of whatever broke it"
+    assert await scene.hears(1) == ["closed the connection"]
+    assert scene.far.recv(1) == b""
+    scene.control.close()
+    scene.control.hang_up()  # there is nothing left to break
