@@ -40,6 +40,7 @@ LAYERS = (
     "shm.settings",
     "shm.handshake shm.quota shm.extents",
     "shm.borrowing",
+    "shm.placed",
     "shm.lending",
     "shm.memory",
     "shm.flows shm.incoming_call",

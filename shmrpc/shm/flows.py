@@ -27,8 +27,8 @@ from shmrpc.shm.envelope import (
     RESULT_CREDIT,
     RESULTS,
 )
-from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.protocol import Arguments, Event, step_arguments
 from shmrpc.shm.ring import PendingCall
 

@@ -34,8 +34,8 @@ from shmrpc.shm.eager import Starter
 from shmrpc.shm.envelope import AS_JSON, FAILURE, HAS_BUFFERS, HAS_METADATA, REPLY
 from shmrpc.shm.flows import Flows, IncomingFlows
 from shmrpc.shm.incoming_call import NO_METADATA, Callback, IncomingCall
-from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.protocol import Event, Incoming, step_incoming
 from shmrpc.shm.ring import LARGE, View
 

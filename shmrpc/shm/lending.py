@@ -11,16 +11,17 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Final, NamedTuple
+from typing import Final
 
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.context import Lease, Peer, remaining_seconds
 from shmrpc.errors import ProtocolError, ResourceExhausted, Unavailable
 from shmrpc.shm import envelope
-from shmrpc.shm.arena import Block, Region, size_text, whole_granules
+from shmrpc.shm.arena import size_text, whole_granules
 from shmrpc.shm.borrowing import PEER_OWNED, Borrowed, Returned, own_view
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.extents import Extents
+from shmrpc.shm.placed import Place, Placed, Shortage, check_size, placed_as
 from shmrpc.shm.ring import View, address_of, pack_references
 
 log: Final = logging.getLogger("shmrpc")
@@ -29,39 +30,6 @@ _REFERENCE_BYTES: Final = 32
 _TABLE_BYTES: Final = 8
 _LOOK_AFTER: Final = 64
 """So many leases are lent before this side looks again which of them are over."""
-
-
-class Placed(NamedTuple):
-    """A payload that is ready to be sent, and what it lends."""
-
-    payload: bytes
-    flags: int
-    leases: Sequence[int]
-    keep: Sequence[View]
-    """Views of the peer's memory that goes back by reference: they live until the record is published."""
-
-
-_placed: Final[Callable[..., Placed]] = tuple.__new__  # half the price of the class's own constructor
-
-
-class Shortage(NamedTuple):
-    """Why a payload cannot be sent yet. Neither: too many leases are out."""
-
-    nbytes: int = 0
-    """No block of this size is free."""
-    region: Region | None = None
-    """An array lies in an extent that the peer does not have yet."""
-    held: Sequence["Place | Returned"] = ()
-    """Where the pieces before it were placed; to be given up."""
-
-
-class Place(NamedTuple):
-    """Where one piece lies in this side's arena."""
-
-    block: Block
-    offset: int
-    fresh: bool
-    """Whether the block was taken for it, and it must be copied there."""
 
 
 class Lender:
@@ -123,7 +91,7 @@ class Lender:
         if len(arena.loans) >= ledger.mark:
             self._look_home()
         if (referred := ledger.refer(piece.exporter, method, payload)) is not None:
-            return _placed(Placed, (referred[0], envelope.HAS_BUFFERS, referred[1:], ()))
+            return placed_as(Placed, (referred[0], envelope.HAS_BUFFERS, referred[1:], ()))
         room = min(ledger.longest_body, ledger.largest_message - nbytes)
         if len(arena.loans) >= ledger.mark or len(payload) > room or nbytes > self.most_bytes:
             return None
@@ -133,7 +101,7 @@ class Lender:
         if isinstance(found, Returned):
             view = found.view
             payload = pack_references([(view.block | PEER_OWNED, view.generation, found.offset, nbytes)], payload)
-            return _placed(Placed, (payload, envelope.HAS_BUFFERS, (), (view,)))
+            return placed_as(Placed, (payload, envelope.HAS_BUFFERS, (), (view,)))
         if found is None:
             self._channel.collect()  # first, so that the block that is warmest is used again, and not the next one
             if (block := arena.take(nbytes, attached=True)) is None:
@@ -148,7 +116,7 @@ class Lender:
             block, offset, _ = found
         lease = arena.lend(block, offset, nbytes, method)
         payload = pack_references([(block.number, lease, offset, nbytes)], payload)
-        return _placed(Placed, (payload, envelope.HAS_BUFFERS, (lease,), ()))
+        return placed_as(Placed, (payload, envelope.HAS_BUFFERS, (lease,), ()))
 
     def _look_home(self) -> None:
         """Takes home what came, so that the ledger stays small and warm, and says until when there is no need to look."""
@@ -234,20 +202,7 @@ class Lender:
         return Placed(payload, flags, leases, keep)
 
     def _check_size(self, nbytes: int, in_blocks: int, blocks: int) -> None:
-        """Refuses a message of so many bytes, of which so many in so many blocks, that can never be sent."""
-        most = self.most_bytes
-        if nbytes > self._channel.max_message:
-            limit = size_text(self._channel.max_message)
-            raise ResourceExhausted(f"message is {size_text(nbytes)}, the limit is {limit} (max_message)")
-        if in_blocks > most:
-            raise ResourceExhausted(
-                f"message is {size_text(nbytes)}, the memory of this connection may have {size_text(most)} "
-                "(max_extent_bytes, the smaller one of both sides)"
-            )
-        if blocks > self._arena.most_leases:
-            raise ResourceExhausted(
-                f"message has {blocks} buffers, the limit is {self._arena.most_leases} (release_entries)"
-            )
+        check_size(nbytes, in_blocks, blocks, self._channel.max_message, self.most_bytes, self._arena.most_leases)
 
     def _may_lend(self, count: int) -> bool:
         if len(self._arena.loans) + count > self._arena.most_leases:

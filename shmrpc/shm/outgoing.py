@@ -35,8 +35,8 @@ from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
 from shmrpc.shm.envelope import ARGUMENTS, CANCEL, END_OF_ARGUMENTS, HAS_BUFFERS, HAS_METADATA, REQUEST
 from shmrpc.shm.flows import Flows, OutgoingFlows
-from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.protocol import Outgoing
 from shmrpc.shm.ring import PendingCall
 

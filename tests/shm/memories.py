@@ -23,8 +23,8 @@ from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.channel import Channel, Record
 from shmrpc.shm.extents import FREE, Charge
 from shmrpc.shm.layout import Geometry
-from shmrpc.shm.lending import Placed
 from shmrpc.shm.memory import Memory
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.settings import Settings
 
 METHOD: Final = "Service.method"

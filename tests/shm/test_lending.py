@@ -14,7 +14,7 @@ from memories import METHOD, MIB, SLAB, Bytes, End, Pair, numbered, on, packed, 
 from shmrpc.buffers import ANNOUNCED_BYTES, Packed, Piece
 from shmrpc.shm import envelope
 from shmrpc.shm.layout import GRANULE
-from shmrpc.shm.lending import Placed, Shortage
+from shmrpc.shm.placed import Placed, Shortage
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 

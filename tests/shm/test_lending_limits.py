@@ -15,7 +15,7 @@ from shmrpc.context import Lease
 from shmrpc.errors import ConnectionLost, ProtocolError, ResourceExhausted
 from shmrpc.shm.arena import size_text
 from shmrpc.shm.layout import GRANULE, Geometry
-from shmrpc.shm.lending import Placed, Shortage
+from shmrpc.shm.placed import Placed, Shortage
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 

@@ -12,8 +12,8 @@ from memories import METHOD, End, Pair, packed, two_ends
 
 from shmrpc.errors import ConnectionLost, ForkedError, ProtocolError
 from shmrpc.shm import envelope, layout
-from shmrpc.shm.lending import Placed
 from shmrpc.shm.outgoing import OutgoingCalls
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.ring import PendingCall, View, pack_references
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks

@@ -15,7 +15,7 @@ from memories import METHOD, MIB, SLAB, End, Pair, numbered, on, packed, two_end
 from shmrpc.errors import ConnectionLost, ProtocolError, ResourceExhausted
 from shmrpc.shm import segment
 from shmrpc.shm.layout import GRANULE
-from shmrpc.shm.lending import Placed
+from shmrpc.shm.placed import Placed
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 

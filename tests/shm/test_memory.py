@@ -14,7 +14,7 @@ from memories import METHOD, MIB, SLAB, Bytes, End, Pair, is_ordinary, numbered,
 from shmrpc.context import Lease
 from shmrpc.errors import ConnectionLost, ProtocolError
 from shmrpc.shm.control import Detach
-from shmrpc.shm.lending import Placed
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.ring import View
 from shmrpc.shm.settings import Settings
 

@@ -14,8 +14,8 @@ from shmrpc.errors import ConnectionLost, DeadlineExceeded, ForkedError, Protoco
 from shmrpc.failure import Failure
 from shmrpc.shm import envelope, layout
 from shmrpc.shm.borrowing import Parcel
-from shmrpc.shm.lending import Placed
 from shmrpc.shm.outgoing import OutgoingCalls, state_of
+from shmrpc.shm.placed import Placed
 from shmrpc.shm.protocol import OUTGOING, Event, Outgoing
 from shmrpc.shm.ring import PendingCall
 

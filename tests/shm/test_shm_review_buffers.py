@@ -24,7 +24,7 @@ from shmrpc.errors import ProtocolError
 from shmrpc.shm import doorbell, layout, segment
 from shmrpc.shm.control import MOST_EXTENTS, Attach
 from shmrpc.shm.layout import PAGE
-from shmrpc.shm.lending import Placed
+from shmrpc.shm.placed import Placed
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 
