@@ -13,6 +13,7 @@ from typing import Any
 from conformance_api import Echo, Inner, Threads
 from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import FrontService
+from conformance_interop import InteropService, Nested, NestedService
 from conformance_older import OlderService
 from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
@@ -39,17 +40,10 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
         arrays = shmrpc.service(ArrayThreadHandlers(), ArrayThreads)
         values = (Echo(), ArrayService(), arrays)
         policed = shmrpc.service(PolicedService(), Policed)
-        await at(
-            "main.sock",
-            Service(inner),
-            InnerService(),
-            NamesService(),
-            threads,
-            StreamService(),
-            FrontService(),
-            policed,
-            *values,
-        )
+        nested = NestedService()
+        more = (StreamService(), FrontService(), InteropService(), nested, policed)
+        path = await at("main.sock", Service(inner), InnerService(), NamesService(), threads, *more, *values)
+        nested.itself = await stack.enter_async_context(shmrpc.connect(Nested, path, **settings))
         await until_input_ends()
 
 

@@ -22,6 +22,7 @@ from conformance_api import Api, Echo, Inner, Life, Names, Threads
 from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import Front, FrontService
 from conformance_policy import Policed, PolicedService
+from conformance_interop import Interop, InteropService, Nested, NestedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import Streams, StreamService
 
@@ -32,9 +33,9 @@ Case = Callable[..., Coroutine[Any, Any, None]]
 
 _runs: Final = itertools.count()
 
-INJECTED: Final = ("api", "streams", "transport", "key")
-"""What a case may ask for by name: a stub of `Api`, or of `Streams`, the transport, and a key for the journal that nobody
-else uses."""
+INJECTED: Final = ("api", "streams", "interop", "transport", "key")
+"""What a case may ask for by name: a stub of `Api`, `Streams` or `Interop`, the transport, and a key for the journal that
+nobody else uses."""
 PATIENCE_SECONDS: Final = 60.0
 """After this a case has failed; none comes near it."""
 
@@ -78,7 +79,7 @@ class Transport(ABC):
         arguments |= {name: injected[name] for name in injected if name in wanted}
         async with asyncio.timeout(PATIENCE_SECONDS), self._serving():
             async with AsyncExitStack() as stack:
-                for name, contract in (("api", Api), ("streams", Streams)):
+                for name, contract in (("api", Api), ("streams", Streams), ("interop", Interop)):
                     if name in wanted:
                         arguments[name] = await stack.enter_async_context(self.connect(contract))
                 await case(**arguments)
@@ -164,7 +165,8 @@ class Local(Transport):
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        async with shmrpc.local(Inner, InnerService()) as inner:
+        nested = NestedService()
+        async with shmrpc.local(Inner, InnerService()) as inner, shmrpc.local(Nested, nested) as nested.itself:
             self._services: dict[Callable[..., Any], object] = {
                 Api: Service(inner),
                 Echo: Echo(),
@@ -174,6 +176,8 @@ class Local(Transport):
                 Arrays: ArrayService(),
                 ArrayThreads: ArrayThreadHandlers(),
                 Streams: StreamService(),
+                Interop: InteropService(),
+                Nested: nested,
                 Front: FrontService(),
                 Policed: PolicedService(),
             }
