@@ -38,6 +38,7 @@ class Streams(Protocol):
     def plain(self, most: int, key: str) -> AsyncIterator[int]: ...
     def given(self, most: int) -> AsyncIterator[int]: ...
     def by_name(self, *, most: int) -> AsyncIterator[int]: ...
+    def name_of_call(self) -> AsyncIterator[str]: ...
     async def total(self, parts: AsyncIterator[int], times: int = 1) -> int: ...
     async def lengths(self, scale: int, parts: AsyncIterator[Bytes]) -> list[int]: ...
     async def take(self, parts: AsyncIterator[int], most: int, key: str) -> int: ...
@@ -121,6 +122,15 @@ class StreamService(Streams):
 
     def given(self, most: int) -> AsyncIterator[int]:
         return self.count(most)
+
+    def name_of_call(self) -> AsyncIterator[str]:
+        before = shmrpc.current_call().method
+
+        async def names() -> AsyncIterator[str]:
+            yield before
+            yield shmrpc.current_call().method
+
+        return names()
 
     async def by_name(self, *, most: int) -> AsyncIterator[int]:
         for number in range(most):

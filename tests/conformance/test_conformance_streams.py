@@ -85,6 +85,11 @@ async def test_a_handler_of_a_stream_may_be_any_callable_that_gives_items(stream
 
 
 @on_every_transport
+async def test_a_handler_of_a_stream_sees_its_call_also_where_it_is_no_generator(streams: Streams) -> None:
+    assert [name async for name in streams.name_of_call()] == ["Streams.name_of_call"] * 2
+
+
+@on_every_transport
 async def test_a_plain_generator_is_closed_when_its_stream_is_left(streams: Streams, key: str) -> None:
     async for number in streams.plain(10**9, key):
         if number == 500:

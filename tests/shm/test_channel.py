@@ -1,5 +1,6 @@
 """A channel: what goes at once, what waits in the outbox, and what wakes whom."""
 
+import asyncio
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -360,3 +361,48 @@ def test_it_says_what_waits(pair: Pair) -> None:
     left, _ = pair
     fill(left)
     assert repr(left) == f"<Channel {left.doorbell.kind} 1 records waiting, {left.arena!r}>"
+
+
+# Waiting for room
+
+
+async def test_who_waits_for_room_longest_goes_first_also_when_another_one_took_it() -> None:
+    with two_channels() as (near, far):
+        order: list[str] = []
+
+        async def wait(name: str, turns: int) -> None:
+            for _ in range(turns):
+                await near.room()
+                order.append(name)
+                fill(near)
+
+        fill(near)
+        waiting = [asyncio.ensure_future(wait(name, 2)) for name in "abc"]
+        await asyncio.sleep(0)
+        while len(order) < 6:
+            while near.outbox:
+                received(far)
+                near.flush()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+        assert order == ["a", "b", "c", "a", "b", "c"]
+
+
+async def test_a_channel_that_closes_keeps_nobody_waiting_for_room() -> None:
+    with two_channels() as (near, _):
+        fill(near)
+        waiting = asyncio.ensure_future(near.room())
+        await asyncio.sleep(0)
+        near.close()
+        await asyncio.wait_for(waiting, 20)
+
+
+async def test_who_gives_up_waiting_for_room_is_forgotten() -> None:
+    with two_channels() as (near, _):
+        fill(near)
+        waiting = asyncio.ensure_future(near.room())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        assert near._roomless == []

@@ -14,6 +14,7 @@ from life_waiting import until
 from raw_peer import DEFAULT, REPLY, Geometry, RawClient, frame_of, hung_up, receive_frame, send_with_fds
 
 import shmrpc
+from shmrpc.inlet import DEFAULT_WINDOW
 from shmrpc.shm import handshake, liveness
 from shmrpc.shm.settings import Settings
 
@@ -93,6 +94,25 @@ async def test_the_smaller_limit_of_extents_counts_on_both_sides(servers: int, c
     answered.channel.close()
     client.close()
     server.close()
+
+
+async def test_each_side_says_what_it_accepts_of_a_stream(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path, stream_items=7, stream_bytes=1234) as server:
+        async with RawClient(path) as peer:
+            assert (await peer.ask(stream_window=[5, 99]))["stream_window"] == [7, 1234]
+            (session,) = server._listener.sessions
+            assert session.windows == ((7, 1234), (5, 99))
+        async with RawClient(path) as peer:
+            await peer.ask()
+            assert {session.windows for session in server._listener.sessions} >= {((7, 1234), DEFAULT_WINDOW)}
+
+
+@pytest.mark.parametrize("window", [[0, 1], [1, 0], [-1, 1], [1], [1, 1, 1], 5, ["many", "more"], [1.5, 1], None, {}])
+async def test_a_client_that_accepts_nothing_of_a_stream_is_refused(path: str, window: object) -> None:
+    async with shmrpc.Server(Keeper(), at=path) as server, RawClient(path) as peer:
+        assert refused(r"cannot be understood: .*stream_window", await peer.ask(stream_window=window))
+        await hung_up(peer.sock)
+        assert server.connections == 0
 
 
 async def test_a_client_that_knows_the_contract_is_told_no_more_than_that(path: str) -> None:

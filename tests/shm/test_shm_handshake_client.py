@@ -54,13 +54,14 @@ async def test_the_hello_says_what_is_wanted(path: str) -> None:
         assert hello["versions"] == [1, 1]
         assert (hello["segment"], hello["doorbell"], hello["max_message"]) == ("memfd", "eventfd", 1 << 20)
         assert hello["max_extent_bytes"] == 5 << 20
+        assert hello["stream_window"] == [7, 1234]
         assert [want["name"] for want in hello["wanted"]] == ["Life", "shmrpc.Introspection"]
         assert len(server.client_fds) == 2
         send_with_fds(server.sock, frame_of({"type": "rejection", "code": "refused", "message": "seen enough"}), [])
         await hung_up(server.sock)
 
     async with raw_listener(path, play):
-        text = await refusal(path, max_message=1 << 20, max_extent_bytes=5 << 20)
+        text = await refusal(path, max_message=1 << 20, max_extent_bytes=5 << 20, stream_items=7, stream_bytes=1234)
         assert text == "the server refused the connection: seen enough"
 
 
@@ -137,6 +138,19 @@ async def test_a_server_that_would_take_no_calls_is_refused(path: str, limit: ob
 
     async with raw_listener(path, play):
         assert "cannot be understood" in await refusal(path)
+
+
+@pytest.mark.parametrize("window", [[0, 1], [1, -1], [1], 5, "many", None])
+async def test_a_server_that_would_take_nothing_of_a_stream_is_refused(path: str, window: object) -> None:
+    async def play(server: RawServer) -> None:
+        await server.receive_hello()
+        server.answer(stream_window=window)
+        await hung_up(server.sock)
+
+    async with raw_listener(path, play):
+        text = await refusal(path)
+        assert "cannot be understood" in text
+        assert "stream_window" in text
 
 
 def _tower(height: int) -> msgspec.Raw:
