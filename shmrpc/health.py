@@ -92,7 +92,7 @@ class HealthBoard:
             waiters = list(self._waiters)
             self._waiters.clear()
         for waiter in waiters:
-            _settle(waiter)
+            waiter.get_loop().call_soon_threadsafe(_settle, waiter)
 
     async def watch(self, service: str = "") -> AsyncIterator[Health]:
         """The health of a service, or of the server, now and after each change, until the server drains.
