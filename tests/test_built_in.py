@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -99,7 +100,8 @@ def test_a_policy_is_told_where_it_is_not_the_usual_one() -> None:
     }
 
 
-class Guarded(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Guarded:
     """Stands for a policy of a later version."""
 
     idempotent: bool = False
