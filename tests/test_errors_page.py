@@ -18,7 +18,7 @@ from shmrpc.shm.settings import Settings
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 SHIPPED = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, shmrpc.RpcError)]
-CALLABLES = (shmrpc.connect, shmrpc.options, shmrpc.Server)
+CALLABLES = (shmrpc.connect, shmrpc.options, shmrpc.Server, shmrpc.method)
 KNOBS = {
     *Settings.__struct_fields__,
     *Geometry.__struct_fields__,
