@@ -29,6 +29,7 @@ from shmrpc.errors import (
     WrongLoop,
 )
 from shmrpc.health import Health, set_health
+from shmrpc.interceptors.call import Intercepted, Interceptor, Proceed
 from shmrpc.introspection import Introspection
 from shmrpc.local import local
 from shmrpc.policy import method, oneway
@@ -53,6 +54,8 @@ __all__ = [
     "ForkedError",
     "HandshakeError",
     "Health",
+    "Intercepted",
+    "Interceptor",
     "Internal",
     "Introspection",
     "InvalidArgument",
@@ -60,6 +63,7 @@ __all__ = [
     "Metadata",
     "Peer",
     "PermissionDenied",
+    "Proceed",
     "ProtocolError",
     "Reply",
     "ResourceExhausted",

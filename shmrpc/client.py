@@ -5,14 +5,16 @@ may use any name; what can be done with a stub besides calling it is a function 
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from shmrpc import contract as contracts
-from shmrpc import dispatch, repeating
+from shmrpc import dispatch
 from shmrpc.context import CallOptions, Metadata, Peer, Reply, make_stubs_with
 from shmrpc.contract import Contract
+from shmrpc.interceptors.call import Interceptor, checked
+from shmrpc.interceptors.client import intercepted
 from shmrpc.introspection import Introspection
 from shmrpc.retry import Retry
 from shmrpc.shm_gate import make_link
@@ -26,7 +28,7 @@ class Stub:
 
     def __init__(self, contract: Contract, transport: Transport, options: CallOptions) -> None:
         for method in contract.methods.values():
-            setattr(self, method.name, repeating.bind(transport, method, options))
+            setattr(self, method.name, intercepted(transport, method, options))
         _behind[self] = (contract, transport, options)
 
     def __repr__(self) -> str:
@@ -77,6 +79,7 @@ def connect(
     wait: float = 0.0,
     reconnect_timeout: float = 10.0,
     exposes: object = None,
+    interceptors: Iterable[Interceptor] = (),
     **settings: Any,
 ) -> Connection[T]:
     """Connects to the server at an address, as a client of a contract.
@@ -96,6 +99,7 @@ def connect(
         reconnect_timeout: Seconds that a call without a deadline waits for a lost connection to come back.
         exposes: A service that the server's handlers may call over this connection, or a list of them: see `Call.client`.
             One that is an async context manager is entered with the connection.
+        interceptors: Async callables around each call, the first one outermost: see `Intercepted`.
         **settings: The knobs of the transport: see `shmrpc.shm.settings.Settings`.
 
     Raises:
@@ -107,7 +111,7 @@ def connect(
         HandshakeError: the server refuses, or is not to be trusted; `ContractMismatch` says in full what differs.
     """
     read = contracts.read(cast(type, contract))
-    options = CallOptions().merged(timeout, metadata, retry=retry)
+    options = CallOptions().merged(timeout, metadata, checked(interceptors), retry=retry)
     link = make_link(
         read,
         address,
@@ -127,6 +131,7 @@ def options(
     idle_timeout: float | None = None,
     reply: Reply | None = None,
     retry: Retry | None = None,
+    interceptors: Iterable[Interceptor] = (),
 ) -> T:
     """The same stub with other options for its calls, over the same connection.
 
@@ -138,12 +143,14 @@ def options(
             then the call ends with `DeadlineExceeded`. None leaves it as it is.
         reply: Where to put the metadata that the server attaches to its answer.
         retry: When calls are made again, instead of the stub's; None leaves it as it is.
+        interceptors: Added to the stub's, inside of them.
 
     Raises:
         TypeError: this is no stub.
     """
     contract, transport, current = open_stub(stub)
-    return cast(T, Stub(contract, transport, current.merged(timeout, metadata, idle_timeout, reply, retry)))
+    merged = current.merged(timeout, metadata, checked(interceptors), idle_timeout, reply, retry)
+    return cast(T, Stub(contract, transport, merged))
 
 
 def peer(stub: object) -> Peer | None:

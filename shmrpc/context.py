@@ -4,7 +4,7 @@ Times on the wire are absolute nanoseconds of CLOCK_MONOTONIC, one clock for the
 Users see seconds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from time import monotonic_ns
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -223,29 +223,38 @@ class CallOptions(msgspec.Struct, frozen=True):
     """Where to put the metadata of the answer."""
     retry: Retry | None = None
     """None: nothing is repeated but what the transport repeats by itself."""
+    interceptors: tuple[Callable[..., Awaitable[Any]], ...] = ()
+    """Outermost first; they are around the transport, which does not know them."""
 
     def merged(
         self,
         timeout: float | None,
         metadata: Metadata | None,
+        interceptors: tuple[Callable[..., Awaitable[Any]], ...] = (),
         idle_timeout: float | None = None,
         reply: Reply | None = None,
         retry: Retry | None = None,
     ) -> "CallOptions":
-        """These options with some replaced; metadata is added key by key."""
+        """These options with some replaced; metadata is added key by key, interceptors inside of those before."""
         if idle_timeout is not None:
             timeout_to_ns(idle_timeout)  # which refuses what is none
-        return CallOptions(
-            self.timeout_ns if timeout is None else timeout_to_ns(timeout),
-            {**self.metadata, **_checked(metadata)} if metadata else self.metadata,
-            self.idle_timeout if idle_timeout is None else idle_timeout,
-            self.reply if reply is None else reply,
-            self.retry if retry is None else retry,
+        return msgspec.structs.replace(
+            self,
+            timeout_ns=self.timeout_ns if timeout is None else timeout_to_ns(timeout),
+            metadata={**self.metadata, **_checked(metadata)} if metadata else self.metadata,
+            idle_timeout=self.idle_timeout if idle_timeout is None else idle_timeout,
+            interceptors=self.interceptors + interceptors,
+            reply=self.reply if reply is None else reply,
+            retry=self.retry if retry is None else retry,
         )
 
     def within(self, timeout_ns: int) -> "CallOptions":
         """These options with another timeout, relative."""
         return msgspec.structs.replace(self, timeout_ns=timeout_ns)
+
+    def replaced(self, timeout_ns: int, metadata: Metadata) -> "CallOptions":
+        """These options with another timeout, and with other metadata altogether."""
+        return msgspec.structs.replace(self, timeout_ns=timeout_ns, metadata=_checked(metadata))
 
     def deadline_ns(self) -> int:
         """The absolute deadline of a call made now: its own, or the sooner one that a running handler has."""

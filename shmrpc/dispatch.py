@@ -6,7 +6,7 @@ handlers. Knows nothing of records or sockets.
 
 import inspect
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -20,6 +20,8 @@ from shmrpc.built_in import BuiltIn, Carrier
 from shmrpc.contract import Contract
 from shmrpc.errors import Code, ContractError, Unimplemented
 from shmrpc.health import HealthBoard
+from shmrpc.interceptors.call import Interceptor, checked
+from shmrpc.interceptors.server import intercepted
 from shmrpc.introspection import RESERVED, Introspection
 from shmrpc.methods import Method
 
@@ -39,7 +41,13 @@ class ServedMethod:
     """One method of a service, ready to be called."""
 
     def __init__(
-        self, contract: Contract, method: Method, implementation: object, threads: _Threads, limits: Limits
+        self,
+        contract: Contract,
+        method: Method,
+        implementation: object,
+        threads: _Threads,
+        limits: Limits,
+        interceptors: tuple[Interceptor, ...] = (),
     ) -> None:
         self.contract: Final = contract.cls
         self.method: Final = method
@@ -55,7 +63,7 @@ class ServedMethod:
         invoke: Callable[..., Any] = make(method, handler, threads, limited=limit is not None)
         if limit is not None or self.policy.guard is not None:
             invoke = admitting(method.full_name, invoke, self.policy.guard, limit, streams=method.streams_result)
-        self.invoke: Final = invoke
+        self.invoke: Final = intercepted(method, invoke, interceptors)
         """Called with the decoded arguments by position, and an async iterator for one that is a stream; gives an awaitable
         of the result, or an async iterator of its items."""
         self.streaming: Final = method.streams_result or method.stream_index is not None
@@ -216,9 +224,17 @@ class Dispatcher:
         services: What is served.
         max_threads: How many handlers may run in threads at once.
         tells_of_itself: Whether the built-in service is served too.
+        interceptors: Around each handler, those of the built-in service too; outermost first.
     """
 
-    def __init__(self, services: tuple[object, ...], *, max_threads: int = 40, tells_of_itself: bool = True) -> None:
+    def __init__(
+        self,
+        services: tuple[object, ...],
+        *,
+        max_threads: int = 40,
+        tells_of_itself: bool = True,
+        interceptors: Iterable[Interceptor] = (),
+    ) -> None:
         if not services:
             raise ContractError("a server needs at least one service")
         self._services = [service(one) for one in services]
@@ -227,25 +243,34 @@ class Dispatcher:
         self.first_method: Final[dict[str, int]] = {}
         self.methods: Final[list[ServedMethod]] = []
         threads, limits = _Threads(max_threads), Limits()
+        around = checked(interceptors)
         for one in self._services:
             for contract in one.contracts:
                 if contract.name.startswith(RESERVED):
                     raise ContractError(f"{contract.name} is built in, and every server serves it by itself")
-                self._add(contract, one.implementation, threads, limits)
+                self._add(contract, one.implementation, threads, limits, around)
         self.health: Final = HealthBoard(
             [(one.implementation, [contract.name for contract in one.contracts]) for one in self._services]
         )
         self._built_in: Final = BuiltIn(self.contracts, self.methods, self.health)
         if tells_of_itself:  # last, so that it is nothing to those who do not ask for it
-            self._add(contracts.read(Introspection), self._built_in, threads, limits)
+            self._add(contracts.read(Introspection), self._built_in, threads, limits, around)
 
-    def _add(self, contract: Contract, implementation: object, threads: _Threads, limits: Limits) -> None:
+    def _add(
+        self,
+        contract: Contract,
+        implementation: object,
+        threads: _Threads,
+        limits: Limits,
+        around: tuple[Interceptor, ...],
+    ) -> None:
         if contract.name in self.contracts:
             raise ContractError(f"two services are called {contract.name}; a server needs distinct names")
         self.contracts[contract.name] = contract
         self.first_method[contract.name] = len(self.methods)
         self.methods.extend(
-            ServedMethod(contract, method, implementation, threads, limits) for method in contract.methods.values()
+            ServedMethod(contract, method, implementation, threads, limits, around)
+            for method in contract.methods.values()
         )
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import contextvars
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic_ns
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -25,6 +25,7 @@ from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, Unimplemented, WrongLoop
 from shmrpc.failure import error_of, failure_of
+from shmrpc.interceptors.call import Interceptor, checked
 from shmrpc.local_call import LocalCall, Received
 from shmrpc.local_flows import LocalFlow
 from shmrpc.methods import Method
@@ -72,6 +73,11 @@ class LocalTransport:
 
     def __repr__(self) -> str:
         return f"<LocalTransport {'closed' if self._closed else 'open'}, {len(self._running)} calls running>"
+
+    @property
+    def address(self) -> None:
+        """None: the server is in this process."""
+        return None
 
     @property
     def peer(self) -> Peer | None:
@@ -359,6 +365,8 @@ def local(
     timeout: float | None = None,
     metadata: Metadata | None = None,
     retry: Retry | None = None,
+    interceptors: Iterable[Interceptor] = (),
+    server_interceptors: Iterable[Interceptor] = (),
     debug: bool = False,
     exposes: object = None,
 ) -> Connection[T]:
@@ -375,6 +383,8 @@ def local(
         timeout: Seconds for each call; None: no limit.
         metadata: Attached to each call.
         retry: When calls are made again; None: never, as there is no connection to be lost.
+        interceptors: Around each call of the stub, as for `connect`.
+        server_interceptors: Around each handler, as for `Server`.
         debug: Whether the text of unexpected errors goes to the caller.
         exposes: A service that the implementation's handlers may call, or a list of them: see `Call.client`.
 
@@ -386,5 +396,7 @@ def local(
     read = contracts.read(cast(type, contract))
     exposed = dispatch.exposed(exposes)
     back = None if exposed is None else LocalTransport(exposed, debug=debug)
-    transport = LocalTransport(Dispatcher((service(implementation, read.cls),)), debug=debug, exposed=back)
-    return Connection(read, transport, CallOptions().merged(timeout, metadata, retry=retry))
+    transport = LocalTransport(
+        Dispatcher((service(implementation, read.cls),), interceptors=server_interceptors), debug=debug, exposed=back
+    )
+    return Connection(read, transport, CallOptions().merged(timeout, metadata, checked(interceptors), retry=retry))

@@ -265,7 +265,7 @@ class Method:
         """Calls a handler with decoded arguments, by position except where a parameter is keyword-only."""
         if self.plain:
             return handler(*args)
-        names = [p.name if p.kind is p.KEYWORD_ONLY else None for p in self._parameters]
+        names = [p.name if p.kind is p.KEYWORD_ONLY else None for p in self._parameters[: len(args)]]
         by_position = [value for name, value in zip(names, args, strict=True) if name is None]
         return handler(*by_position, **{name: value for name, value in zip(names, args, strict=True) if name})
 

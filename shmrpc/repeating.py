@@ -32,10 +32,15 @@ def budget_of(transport: Transport) -> Budget:
     return _budgets.setdefault(transport, Budget())
 
 
-def bind(transport: Transport, method: Method, options: CallOptions) -> StubMethod:
-    """What a stub has as a method: see `Transport.bind`."""
+def with_default_timeout(method: Method, options: CallOptions) -> CallOptions:
+    """A stub's options for a method: its own timeout, else the one that is declared."""
     if method.policy.timeout is not None and not options.timeout_ns:
-        options = options.within(timeout_to_ns(method.policy.timeout))
+        return options.within(timeout_to_ns(method.policy.timeout))
+    return options
+
+
+def bind(transport: Transport, method: Method, options: CallOptions) -> StubMethod:
+    """What a stub has as a method, without its interceptors: see `Transport.bind`."""
     bound = transport.bind(method, options)
     return bound if options.retry is None else _Repeating(transport, method, options, options.retry, bound).bind()
 

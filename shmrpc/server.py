@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from shmrpc import shm_gate
@@ -12,6 +12,7 @@ from shmrpc.context import Lease
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import Closed
 from shmrpc.health import Health
+from shmrpc.interceptors.call import Interceptor
 from shmrpc.transport import require_event_loop
 
 DRAIN_SECONDS: Final = 10.0
@@ -32,6 +33,7 @@ class Server:
         mode: The socket's permission bits; with its folder they say who may connect at all.
         fd: A listening socket that was inherited, to be used instead of a new one.
         grace: Seconds that calls get to end when the server is left.
+        interceptors: Async callables around each handler, the first one outermost: see `Intercepted`.
         **settings: The knobs of the transport: see `shmrpc.shm.settings.Settings`.
 
     Raises:
@@ -50,9 +52,10 @@ class Server:
         mode: int = 0o600,
         fd: int | None = None,
         grace: float = DRAIN_SECONDS,
+        interceptors: Iterable[Interceptor] = (),
         **settings: Any,
     ) -> None:
-        self._dispatcher = Dispatcher(services)
+        self._dispatcher = Dispatcher(services, interceptors=interceptors)
         self._settings = shm_gate.make_settings(settings)
         self._at = at
         self._mode = mode

@@ -49,6 +49,11 @@ class Transport(Protocol):
         """Ends the connection and every call on it. Idempotent."""
 
     @property
+    def address(self) -> str | None:
+        """Where the side that is called listens; None when it does not, or is in this process."""
+        ...
+
+    @property
     def peer(self) -> Peer | None:
         """The process on the other side; None while there is no connection."""
 

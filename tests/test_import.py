@@ -28,7 +28,13 @@ LAYERS = (
     "built_in",
     "outlet streams",
     "transport admission",
+    # what goes around a call
+    "interceptors interceptors.call",
+    "interceptors.chain",
+    "interceptors.passage",
+    "interceptors.server",
     "dispatch repeating",
+    "interceptors.client",
     "local_flows",
     "local_call",
     # how calls travel between two processes of a host
@@ -261,7 +267,16 @@ def run_python(code: str) -> str:
 def test_importing_the_package_brings_neither_the_transport_nor_optional_packages() -> None:
     brought = run_python("import sys, shmrpc; print(*sys.modules)").split()
     assert "shmrpc.client" in brought
-    for name in ("numpy", "uvloop", "argparse", "grpc", "rich", "multiprocessing", "shmrpc.shm", "shmrpc._native"):
+    for name in (
+        "numpy",
+        "uvloop",
+        "argparse",
+        "grpc",
+        "rich",
+        "multiprocessing",
+        "shmrpc.shm",
+        "shmrpc._native",
+    ):
         assert name not in brought
     assert not [name for name in brought if name.startswith("shmrpc.shm.")]
 
@@ -269,7 +284,7 @@ def test_importing_the_package_brings_neither_the_transport_nor_optional_package
 def test_every_public_name_is_there_and_has_a_docstring() -> None:
     for name in shmrpc.__all__:
         member = getattr(shmrpc, name)
-        assert name in ("__version__", "Metadata", "Buffer") or member.__doc__, name
+        assert name in ("__version__", "Metadata", "Buffer", "Interceptor") or member.__doc__, name
 
 
 # A machine that cannot carry calls through shared memory

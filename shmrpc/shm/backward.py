@@ -48,6 +48,11 @@ class Backward:
         return self._calls if self._calls.ended is None else None
 
     @property
+    def address(self) -> None:
+        """None: a client has no address."""
+        return None
+
+    @property
     def peer(self) -> Peer:
         """The client's process."""
         return self._session.peer

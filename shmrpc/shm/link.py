@@ -98,6 +98,11 @@ class Link:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
 
     @property
+    def address(self) -> str:
+        """The server's path."""
+        return self.path
+
+    @property
     def peer(self) -> Peer | None:
         """The server's process."""
         return self._session.peer if self._session is not None else None
