@@ -1,7 +1,8 @@
 """The server process of the conformance suite: ``conformance_host.py FOLDER LOOP DOORBELL``, until its input ends.
 
-It serves at three addresses in the folder: everything at ``main.sock``, `Api` in debug mode at ``debug.sock``, and an old
-version of a contract at ``older.sock``. With a fourth argument it serves only `Life` at ``life.sock``, whose diary that is.
+It serves at addresses in the folder: everything at ``main.sock``, `Api` in debug mode at ``debug.sock``, `Kinds` with an
+interceptor at ``intercepted.sock``, and an old version of a contract at ``older.sock``. With a fourth argument it serves
+only `Life` at ``life.sock``, whose diary that is.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from conformance_api import Echo, Inner, Threads
 from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import FrontService
 from conformance_interop import InteropService, Nested, NestedService
+from conformance_interceptors import KindsService, Obedient
 from conformance_older import OlderService
 from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
@@ -23,7 +25,7 @@ import shmrpc
 
 
 async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
-    """Serves at the three addresses."""
+    """Serves at all addresses but that of `Life`."""
     async with AsyncExitStack() as stack:
 
         async def at(name: str, *services: object, **more: Any) -> str:
@@ -36,6 +38,8 @@ async def serve_all(folder: Path, settings: dict[str, Any]) -> None:
         )
         await at("older.sock", OlderService())
         await at("debug.sock", Service(inner), debug=True)
+        kinds = KindsService()
+        await at("intercepted.sock", kinds, interceptors=[Obedient(kinds.journal)])
         threads = shmrpc.service(ThreadHandlers(), Threads)
         arrays = shmrpc.service(ArrayThreadHandlers(), ArrayThreads)
         values = (Echo(), ArrayService(), arrays)

@@ -22,6 +22,7 @@ from conformance_api import Api, Echo, Inner, Life, Names, Threads
 from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import Front, FrontService
 from conformance_interop import Interop, InteropService, Nested, NestedService
+from conformance_interceptors import Kinds, KindsService, Obedient
 from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import Streams, StreamService
@@ -53,6 +54,10 @@ class Transport(ABC):
     @abstractmethod
     def connect_debug(self) -> AbstractAsyncContextManager[Api]:
         """A connection to a server in debug mode."""
+
+    @abstractmethod
+    def connect_intercepted(self) -> AbstractAsyncContextManager[Kinds]:
+        """A connection to a server with an `Obedient` interceptor."""
 
     @abstractmethod
     def alone(self, diary: Path) -> AbstractAsyncContextManager[Life]:
@@ -134,6 +139,9 @@ class SharedMemory(Transport):
     def connect_debug(self) -> AbstractAsyncContextManager[Api]:
         return self.connect_at("debug.sock", Api)
 
+    def connect_intercepted(self) -> AbstractAsyncContextManager[Kinds]:
+        return self.connect_at("intercepted.sock", Kinds)
+
     @asynccontextmanager
     async def alone(self, diary: Path) -> AsyncIterator[Life]:
         with tempfile.TemporaryDirectory(prefix="shmrpc-") as folder:
@@ -188,6 +196,10 @@ class Local(Transport):
 
     def connect_debug(self) -> AbstractAsyncContextManager[Api]:
         return shmrpc.local(Api, self._services[Api], debug=True)
+
+    def connect_intercepted(self) -> AbstractAsyncContextManager[Kinds]:
+        service = KindsService()
+        return shmrpc.local(Kinds, service, server_interceptors=[Obedient(service.journal)])
 
     def alone(self, diary: Path) -> AbstractAsyncContextManager[Life]:
         return shmrpc.local(Life, LifeService(diary))
