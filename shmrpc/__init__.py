@@ -2,8 +2,8 @@
 
 from shmrpc import guards
 from shmrpc.buffers import Buffer
-from shmrpc.client import connect, introspect, options, peer
-from shmrpc.context import Call, Lease, Metadata, Peer, Reply, current_call
+from shmrpc.client import connect, endpoints, introspect, options, peer
+from shmrpc.context import Call, Endpoint, Lease, Metadata, Peer, Reply, current_call
 from shmrpc.dispatch import service
 from shmrpc.errors import (
     BadAddress,
@@ -51,6 +51,7 @@ __all__ = [
     "ContractError",
     "ContractMismatch",
     "DeadlineExceeded",
+    "Endpoint",
     "ForkedError",
     "HandshakeError",
     "Health",
@@ -79,6 +80,7 @@ __all__ = [
     "connect",
     "current_call",
     "empty",
+    "endpoints",
     "guards",
     "introspect",
     "leases",

@@ -5,22 +5,25 @@ may use any name; what can be done with a stub besides calling it is a function 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from shmrpc import contract as contracts
 from shmrpc import dispatch
-from shmrpc.context import CallOptions, Metadata, Peer, Reply, make_stubs_with
+from shmrpc.context import CallOptions, Endpoint, Metadata, Peer, Reply, make_stubs_with
 from shmrpc.contract import Contract
 from shmrpc.interceptors.call import Interceptor, checked
 from shmrpc.interceptors.client import intercepted
 from shmrpc.introspection import Introspection
 from shmrpc.retry import Retry
-from shmrpc.shm_gate import make_link
-from shmrpc.transport import Transport, require_event_loop
+from shmrpc.shm_gate import make_transport
+from shmrpc.transport import Relation, Transport, require_event_loop
 
 T = TypeVar("T")
+
+Address = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""Where servers are."""
 
 
 class Stub:
@@ -29,14 +32,19 @@ class Stub:
     def __init__(self, contract: Contract, transport: Transport, options: CallOptions) -> None:
         for method in contract.methods.values():
             setattr(self, method.name, intercepted(transport, method, options))
-        _behind[self] = (contract, transport, options)
+        put_behind(self, contract, transport, options)
 
     def __repr__(self) -> str:
         contract, transport, _ = _behind[self]
         return f"<stub of {contract.name} over {transport!r}>"
 
 
-_behind: WeakKeyDictionary[Stub, tuple[Contract, Transport, CallOptions]] = WeakKeyDictionary()
+_behind: WeakKeyDictionary[Stub, tuple[Contract, Relation, CallOptions]] = WeakKeyDictionary()
+
+
+def put_behind(stub: Stub, contract: Contract, relation: Relation, options: CallOptions) -> None:
+    """Says what is behind a stub, which has no attributes but its contract's."""
+    _behind[stub] = (contract, relation, options)
 
 
 class Connection(Generic[T]):
@@ -71,7 +79,7 @@ make_stubs_with(_stub_over)
 
 def connect(
     contract: Callable[..., T],
-    address: str | os.PathLike[str],
+    address: Address,
     *,
     timeout: float | None = None,
     metadata: Metadata | None = None,
@@ -80,6 +88,7 @@ def connect(
     reconnect_timeout: float = 10.0,
     exposes: object = None,
     interceptors: Iterable[Interceptor] = (),
+    connections: int = 1,
     **settings: Any,
 ) -> Connection[T]:
     """Connects to the server at an address, as a client of a contract.
@@ -89,9 +98,12 @@ def connect(
         async with shmrpc.connect(Vision, "/run/app/vision.sock") as vision:
             labels = await vision.classify(image, top=1)
 
+    With several addresses, or several connections to one, each call goes over the connection with the fewest calls in
+    flight; one that is lost gets no calls until it is there again.
+
     Args:
         contract: The class that both sides share; the stub has its type.
-        address: A path, or ``shm:///path``.
+        address: A path, or ``shm:///path``; or several of them, at which the same is served.
         timeout: Seconds for each call made through the stub; None: what the method declares, or no limit. See `options`.
         metadata: Attached to each call.
         retry: When calls are made again. None: idempotent ones after a lost connection, three attempts in all.
@@ -100,27 +112,30 @@ def connect(
         exposes: A service that the server's handlers may call over this connection, or a list of them: see `Call.client`.
             One that is an async context manager is entered with the connection.
         interceptors: Async callables around each call, the first one outermost: see `Intercepted`.
+        connections: How many to make to each address, where several workers serve it: to different ones if possible.
         **settings: The knobs of the transport: see `shmrpc.shm.settings.Settings`.
 
     Raises:
         ContractError: the contract cannot work.
         BadAddress: nobody could ever listen there.
+        ValueError: there is no address, or no connection to make.
 
-    Entering it raises:
+    Entering it raises, if no connection at all can be made:
         ConnectFailed: nobody listens there.
         HandshakeError: the server refuses, or is not to be trusted; `ContractMismatch` says in full what differs.
     """
     read = contracts.read(cast(type, contract))
     options = CallOptions().merged(timeout, metadata, checked(interceptors), retry=retry)
-    link = make_link(
+    transport = make_transport(
         read,
         address,
+        connections,
         wait=wait,
         reconnect_timeout=reconnect_timeout,
         settings=settings,
         exposed=dispatch.exposed(exposes),
     )
-    return Connection(read, link, options)
+    return Connection(read, transport, options)
 
 
 def options(
@@ -148,18 +163,31 @@ def options(
     Raises:
         TypeError: this is no stub.
     """
-    contract, transport, current = open_stub(stub)
+    contract, relation, current = open_stub(stub)
+    made: Any = type(stub)  # a stub of the same kind, over what that kind is made over
     merged = current.merged(timeout, metadata, checked(interceptors), idle_timeout, reply, retry)
-    return cast(T, Stub(contract, transport, merged))
+    return cast(T, made(contract, relation, merged))
 
 
 def peer(stub: object) -> Peer | None:
-    """The server's process, or None while there is no connection.
+    """The server's process, or None while there is no connection. Of several, the one that the next call would go to.
 
     Raises:
         TypeError: this is no stub.
     """
     return open_stub(stub)[1].peer
+
+
+def endpoints(stub: object) -> list[Endpoint]:
+    """A snapshot of the connections of a stub: where to, in which state, and with how many calls under way.
+
+    There is one, or as many as `connect` was asked for, in the order of the addresses. To be called in the thread of the
+    event loop.
+
+    Raises:
+        TypeError: this is no stub.
+    """
+    return open_stub(stub)[1].endpoints()
 
 
 def introspect(stub: object) -> Introspection:
@@ -170,16 +198,18 @@ def introspect(stub: object) -> Introspection:
         print(await shmrpc.introspect(vision).health())
 
     Its calls have the options of the stub that was given, and end as `Unimplemented` at a server without that service.
-    With no other contract at hand, ``connect(shmrpc.Introspection, path)`` gives the same.
+    With no other contract at hand, ``connect(shmrpc.Introspection, path)`` gives the same. Of a blocking stub it is a
+    blocking one; of one over several connections, each call asks the server that is its turn.
 
     Raises:
         TypeError: this is no stub.
     """
-    _, transport, options = open_stub(stub)
-    return cast(Introspection, Stub(contracts.read(Introspection), transport, options))
+    _, relation, options = open_stub(stub)
+    made: Any = type(stub)
+    return cast(Introspection, made(contracts.read(Introspection), relation, options))
 
 
-def open_stub(stub: object) -> tuple[Contract, Transport, CallOptions]:
+def open_stub(stub: object) -> tuple[Contract, Relation, CallOptions]:
     """What is behind a stub.
 
     Raises:

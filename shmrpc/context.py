@@ -7,7 +7,7 @@ Users see seconds.
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from time import monotonic_ns
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -45,6 +45,18 @@ class Lease(NamedTuple):
     nbytes: int
     age: float
     """How long the oldest of it is out, seconds."""
+
+
+class Endpoint(NamedTuple):
+    """One connection of a stub: see `shmrpc.endpoints`."""
+
+    address: str
+    state: Literal["connected", "reconnecting", "closed"]
+    """Reconnecting: it was lost, or never made, and gets no calls until it is there again."""
+    peer: Peer | None
+    """The server's process; None while there is no connection."""
+    in_flight: int
+    """Calls under way, those included that nobody waits for any more."""
 
 
 class ServedCall(Protocol):

@@ -20,7 +20,7 @@ from shmrpc import contract as contracts
 from shmrpc import dispatch
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.client import Connection
-from shmrpc.context import CallOptions, Lease, Metadata, Peer, remaining_seconds, running
+from shmrpc.context import CallOptions, Endpoint, Lease, Metadata, Peer, remaining_seconds, running
 from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, Unimplemented, WrongLoop
@@ -179,6 +179,10 @@ class LocalTransport:
             for method, held in by_method.items()
         ]
         return sorted(found, key=lambda lease: -lease.nbytes)
+
+    def endpoints(self) -> list[Endpoint]:
+        """This process."""
+        return [Endpoint("local", "closed" if self._closed else "connected", self.peer, len(self._running))]
 
     def _make(self, nbytes: int, method: str) -> Memory:
         memory = Memory(nbytes)

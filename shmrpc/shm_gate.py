@@ -7,6 +7,7 @@ import importlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shmrpc.contract import Contract
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from shmrpc.shm.caller import Caller
     from shmrpc.shm.link import Link
     from shmrpc.shm.listener import Listener
+    from shmrpc.shm.pool import Pool
     from shmrpc.shm.settings import Settings
 
 
@@ -78,6 +80,34 @@ def make_link(
     from shmrpc.shm.link import Link
 
     return Link(contract, address.path_of(where), made, wait=wait, reconnect_timeout=reconnect_timeout, exposed=exposed)
+
+
+def make_transport(
+    contract: Contract,
+    where: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    connections: int,
+    *,
+    wait: float,
+    reconnect_timeout: float,
+    settings: dict[str, Any],
+    exposed: "Dispatcher | None",
+) -> "Link | Pool":
+    """The client's transport for an address, or for several."""
+    if connections < 1:
+        raise ValueError(f"connections is {connections}, it must be at least 1")
+    several = [where] if isinstance(where, (str, os.PathLike)) else list(where)
+    if not several:
+        raise ValueError("there is no address to connect to")
+    links = [
+        make_link(contract, one, wait=wait, reconnect_timeout=reconnect_timeout, settings=settings, exposed=exposed)
+        for one in several
+        for _ in range(connections)
+    ]
+    if len(links) == 1:
+        return links[0]
+    from shmrpc.shm.pool import Pool
+
+    return Pool(links, wait=wait, reconnect_timeout=reconnect_timeout, exposed=exposed)
 
 
 def make_caller(where: str | os.PathLike[str]) -> "Caller":

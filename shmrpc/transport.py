@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from shmrpc.buffers import Buffer
-from shmrpc.context import CallOptions, Lease, Peer
+from shmrpc.context import CallOptions, Endpoint, Lease, Peer
 from shmrpc.errors import WrongLoop
 from shmrpc.methods import Method
 
@@ -17,7 +17,28 @@ StubMethod = Callable[..., Any]
 """A coroutine function; for a result that is a stream, a function that gives a `shmrpc.streams.ResultStream`."""
 
 
-class Transport(Protocol):
+class Relation(Protocol):
+    """What can be asked of a connection, besides making calls."""
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory from which an argument can be sent without a copy."""
+        ...
+
+    def leases(self) -> list[Lease]:
+        """What is out of this side's memory."""
+        ...
+
+    def endpoints(self) -> list[Endpoint]:
+        """Where calls go: one, unless the transport is over several connections."""
+        ...
+
+    @property
+    def peer(self) -> Peer | None:
+        """The process on the other side; None while there is no connection."""
+        ...
+
+
+class Transport(Relation, Protocol):
     """The client's side of a connection: what stubs call."""
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
@@ -27,14 +48,6 @@ class Transport(Protocol):
         It ends in exactly one of: the result; a typed `RpcError`; `DeadlineExceeded`; `asyncio.CancelledError`, with the
         handler cancelled too; `Unavailable`.
         """
-        ...
-
-    def allocate(self, nbytes: int) -> Buffer:
-        """Writable memory from which an argument can be sent without a copy."""
-        ...
-
-    def leases(self) -> list[Lease]:
-        """What is out of this side's memory."""
         ...
 
     async def open(self) -> None:
@@ -52,10 +65,6 @@ class Transport(Protocol):
     def address(self) -> str | None:
         """Where the side that is called listens; None when it does not, or is in this process."""
         ...
-
-    @property
-    def peer(self) -> Peer | None:
-        """The process on the other side; None while there is no connection."""
 
 
 def require_event_loop() -> None:

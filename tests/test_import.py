@@ -54,9 +54,10 @@ LAYERS = (
     "shm.session shm.streaming",
     "shm.calling",
     "shm.backward",
+    "shm.meeting",
     "shm.link shm.listener",
     "shm.json_calls",
-    "shm.caller",
+    "shm.caller shm.pool",
     # what users see
     "shm_gate",
     "client server",
@@ -308,6 +309,7 @@ async def main():
 asyncio.run(main())
 for refused in (
     lambda: shmrpc.connect(Echo, "/tmp/never.sock"),
+    lambda: shmrpc.connect(Echo, ["/tmp/never.sock", "/tmp/neither.sock"]),
     lambda: shmrpc.Server(Echo(), at="/tmp/never.sock"),
     lambda: asyncio.run(shmrpc.serve(Echo(), at="/tmp/never.sock")),
 ):
@@ -334,7 +336,7 @@ print(cli.main(["call", "/tmp/never.sock", "echo"]))
 def test_a_machine_that_lacks_something_imports_the_package_and_is_told_what(fake: str, missing: str) -> None:
     lines = run_python(ON_SUCH_A_MACHINE.format(fake=fake)).splitlines()
     text = f"shared-memory transport needs {missing}"
-    assert len([line for line in lines if line.startswith(text)]) == 3
+    assert len([line for line in lines if line.startswith(text)]) == 4
     assert len([line for line in lines if line.startswith(f"shmrpc: UNIMPLEMENTED: {text}")]) == 2
     assert lines.count("2") == 2
 

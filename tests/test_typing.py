@@ -17,6 +17,7 @@ CLIENT = '''
 """A client as users write it. Each line with the word WRONG is one that a checker must flag, and it must flag no other."""
 
 import abc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol, assert_type
 
@@ -35,6 +36,8 @@ class Vision(Protocol):
     async def warm_up(self, model: str) -> None: ...
     @shmrpc.method(timeout=1.0, idempotent=True)
     async def count(self) -> int: ...
+    def tiles(self, image: bytes, rows: int) -> AsyncIterator[bytes]: ...
+    async def total(self, parts: AsyncIterator[bytes]) -> int: ...
 
 
 class Cache(abc.ABC):
@@ -64,6 +67,12 @@ class Worker(Vision):
 
     @shmrpc.method(guard=has_token)
     async def count(self) -> int:
+        return 0
+
+    async def tiles(self, image: bytes, rows: int) -> AsyncIterator[bytes]:
+        yield image
+
+    async def total(self, parts: AsyncIterator[bytes]) -> int:
         return 0
 
 
@@ -130,6 +139,17 @@ async def local() -> None:
         assert_type(cache, Cache)
     async with shmrpc.local(Clock, Clock()) as clock:
         assert_type(clock, Clock)
+
+
+async def pool(paths: list[str], others: tuple[Path, ...]) -> None:
+    async with shmrpc.connect(Vision, paths, connections=2) as vision:
+        assert_type(vision, Vision)
+        assert_type(shmrpc.endpoints(vision), list[shmrpc.Endpoint])
+        assert_type(shmrpc.endpoints(vision)[0].in_flight, int)
+    async with shmrpc.connect(Vision, others) as vision:
+        assert_type(vision, Vision)
+    shmrpc.connect(Vision, [3])  # WRONG
+    shmrpc.connect(Vision, paths, connections="two")  # WRONG
 
 
 async def refused() -> None:

@@ -244,6 +244,10 @@ class Arena:
         offset = address - block.address
         return (block, offset) if offset + nbytes <= block.nbytes else None
 
+    def holds(self, address: int) -> bool:
+        """Whether some memory of this process lies in a region."""
+        return any(0 <= address - region.address < region.nbytes for region in self.regions)
+
     def _around(self, address: int) -> Block | None:
         for region in self.regions:
             if 0 <= address - region.address < region.nbytes:

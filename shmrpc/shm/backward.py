@@ -1,10 +1,10 @@
 """Calls in the other direction: what a server's handlers reach of a client that exposes services of its own."""
 
 import asyncio
-from typing import Final
+from typing import Final, Literal
 
-from shmrpc.buffers import Buffer
-from shmrpc.context import CallOptions, Lease, Peer
+from shmrpc.buffers import Buffer, Packed
+from shmrpc.context import CallOptions, Endpoint, Lease, Peer
 from shmrpc.contract import Contract
 from shmrpc.errors import Unimplemented
 from shmrpc.methods import Method
@@ -25,8 +25,7 @@ class Backward:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, session: Session, calls: OutgoingCalls, exposed: list[Offered]
     ) -> None:
-        self.narrow: Final[dict[str, tuple[int, int]]] = {}
-        """Methods of which the client knows fewer parameters: its number and how many."""
+        self.near: Final = None
         self._loop = loop
         self._session = session
         self._calls = calls
@@ -71,22 +70,30 @@ class Backward:
             raise Unimplemented(f"the client {self.peer} exposes {names}, not {contract.name} (connect(…, exposes=…))")
         matched = match(contract, self._exposed, self.path)
         self._calls.numbers.update(matched.numbers)
-        self.narrow.update(matched.narrow)
+        self._calls.narrow.update(matched.narrow)
         self._matched.add(contract.cls)
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
         """The function of one stub method: see `Transport.bind`."""
         return self._calling.bind(method, options)
 
-    async def ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
+    def check(self, method: Method) -> None:
+        """Refuses a call in another event loop.
+
+        Raises:
+            WrongLoop: it is one.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise wrong_loop_error(method)
+
+    async def ready(self, method: Method, deadline_ns: int, packed: Packed) -> OutgoingCalls:
         """The session's calls.
 
         Raises:
             Unavailable: it has ended.
             WrongLoop: called from another event loop.
         """
-        if asyncio.get_running_loop() is not self._loop:
-            raise wrong_loop_error(method)
+        self.check(method)
         ended = self._calls.ended
         if ended is not None:
             raise type(ended)(f"{method.full_name} was not sent: {ended}")
@@ -95,6 +102,11 @@ class Backward:
     def allocate(self, nbytes: int) -> Buffer:
         """Writable memory that can be sent to the client without a copy."""
         return self._session.memory.allocate(nbytes)
+
+    def endpoints(self) -> list[Endpoint]:
+        """The client."""
+        state: Literal["connected", "closed"] = "connected" if self.calls is not None else "closed"
+        return [Endpoint(self.path, state, self.peer, len(self._calls.pending))]
 
     def leases(self) -> list[Lease]:
         """What the client holds of this side's memory."""

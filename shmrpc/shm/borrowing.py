@@ -238,11 +238,15 @@ class Borrowed:
         """The lease that some memory is borrowed under, if it is the peer's."""
         for extent, (begin, nbytes) in self._addresses.items():
             if begin <= address < begin + nbytes:
-                view = _view_under(exporter)
+                view = view_under(exporter)
                 if view is None or view.block >> EXTENT_SHIFT != extent:
                     return None
                 return Returned(view, address - begin - (view.block & _GRANULES) * GRANULE)
         return None
+
+    def holds(self, address: int) -> bool:
+        """Whether some memory of this process is the peer's."""
+        return any(begin <= address < begin + nbytes for begin, nbytes in self._addresses.values())
 
     # ---- the end ----
 
@@ -271,8 +275,8 @@ def _address(mapping: Any) -> int:
     return where[0]
 
 
-def _view_under(exporter: object) -> View | None:
-    """The view that an array or a memoryview was made of."""
+def view_under(exporter: object) -> View | None:
+    """The view that an array or a memoryview was made of; None: there is none under it."""
     while exporter is not None and not isinstance(exporter, View):
         exporter = exporter.obj if isinstance(exporter, memoryview) else getattr(exporter, "base", None)
     return exporter

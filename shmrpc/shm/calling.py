@@ -5,6 +5,7 @@ unless its method is idempotent. For a stub with a `Retry` the latter is not dec
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,12 +24,7 @@ from shmrpc.transport import StubMethod
 
 
 class Connected(Protocol):
-    """What calls need of a link."""
-
-    @property
-    def calls(self) -> OutgoingCalls | None:
-        """Of the session that takes new calls; None while there is none."""
-        ...
+    """What calls need of a link, or of several."""
 
     @property
     def closed(self) -> bool:
@@ -36,22 +32,25 @@ class Connected(Protocol):
         ...
 
     @property
-    def narrow(self) -> dict[str, tuple[int, int]]:
-        """Methods of which the server knows fewer parameters: its number and how many."""
+    def calls(self) -> OutgoingCalls | None:
+        """Of the session that takes the next call; None while there is none."""
         ...
 
     @property
-    def path(self) -> str:
-        """The server's, for error texts."""
+    def near(self) -> Callable[[tuple[Any, ...]], OutgoingCalls | None] | None:
+        """The same for a call with certain arguments, where that makes a difference; None: it makes none."""
         ...
 
-    async def ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
-        """The live session's calls, waiting for a connection if there is none."""
+    def check(self, method: Method) -> None:
+        """Refuses a call that this is not the place for: see `Link.check`."""
+
+    async def ready(self, method: Method, deadline_ns: int, packed: Packed) -> OutgoingCalls:
+        """The same for encoded arguments, waiting for a connection if there is none."""
         ...
 
 
 class Calling:
-    """Makes the calls of one link."""
+    """Makes the calls of a link, or of several."""
 
     def __init__(self, link: Connected) -> None:
         self._link = link
@@ -98,7 +97,7 @@ class Calling:
                 or full_name not in calls.numbers
                 or len(payload) > calls.inline_limit
             ):
-                answer = await self._call_slowly(method, options, len(args), deadline_ns, Packed(payload, []))
+                answer = await self._call_slowly(method, options, len(args), deadline_ns, Packed(payload, []), calls)
             else:
                 pending = calls.start(method, calls.numbers[full_name], 0, deadline_ns, payload)
                 try:
@@ -118,6 +117,7 @@ class Calling:
     def _bind_buffered(self, method: Method, options: CallOptions) -> Any:
         """The same for a method whose arguments or result can hold buffers."""
         link = self._link
+        near = link.near
         pack, unpack, describe = method.pack_arguments, method.unpack_result, method.describe
         decode = None if method.buffered_result else method.decode_result
         full_name, required, arity = method.full_name, method.required, method.arity
@@ -132,7 +132,7 @@ class Calling:
             body = describe(args)
             packed = pack(args) if body is None else None
             deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
-            calls = link.calls
+            calls = link.calls if near is None else near(args)
             pending = None
             if not (
                 calls is None
@@ -149,7 +149,7 @@ class Calling:
             answer: Any
             if pending is None or calls is None:
                 packed = packed or pack(args)
-                answer = await self._call_slowly(method, options, len(args), deadline_ns, packed)
+                answer = await self._call_slowly(method, options, len(args), deadline_ns, packed, calls)
             else:
                 try:
                     answer = await pending
@@ -211,10 +211,16 @@ class Calling:
             del error, lost  # else they, their tracebacks and this frame keep each other, and the arguments
 
     async def _call_slowly(
-        self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed
+        self,
+        method: Method,
+        options: CallOptions,
+        given: int,
+        deadline_ns: int,
+        packed: Packed,
+        calls: OutgoingCalls | None = None,
     ) -> Answer:
         """One attempt at a call that needs more than a record: a connection, credit, metadata."""
-        begun = await self._begin(method, options, given, deadline_ns, packed)
+        begun = await self._begin(method, options, given, deadline_ns, packed, calls)
         if isinstance(begun, RpcError):
             return begun
         calls, pending = begun
@@ -224,19 +230,27 @@ class Calling:
         return await calls.finish(pending)
 
     async def _begin(
-        self, method: Method, options: CallOptions, given: int, deadline_ns: int, packed: Packed
+        self,
+        method: Method,
+        options: CallOptions,
+        given: int,
+        deadline_ns: int,
+        packed: Packed,
+        chosen: OutgoingCalls | None = None,
     ) -> tuple[OutgoingCalls, PendingCall] | ConnectionLost:
         """Sends a request, when there is a connection, credit and memory; or says that the connection was lost meanwhile."""
+        self._link.check(method)
         flags = 0
         if options.metadata:
             flags = envelope.HAS_METADATA
             packed = Packed(envelope.with_metadata(options.metadata, packed.payload), packed.pieces)
         while True:
-            calls = await self._link.ready(method, deadline_ns)
+            calls = chosen or await self._link.ready(method, deadline_ns, packed)
+            chosen = None
             number = self._number(calls, method, given)
             if calls.congested:
                 await calls.wait_for_credit(method, deadline_ns)
-                if calls is not self._link.calls or len(calls.pending) >= calls.max_in_flight:
+                if calls.retired or len(calls.pending) >= calls.max_in_flight:
                     continue
             try:
                 pending = calls.try_begin(method, number, flags, deadline_ns, packed)
@@ -252,14 +266,14 @@ class Calling:
         number = calls.numbers.get(method.full_name)
         if number is not None:
             return number
-        if (narrow := self._link.narrow.get(method.full_name)) is None:
+        if (narrow := calls.narrow.get(method.full_name)) is None:
             raise Unimplemented(
-                f"the server at {self._link.path} has no method {method.full_name}; it is older than this client"
+                f"the server at {calls.path} has no method {method.full_name}; it is older than this client"
             )
         number, arity = narrow
         if given > arity:
             raise InvalidArgument(
-                f"{method.full_name}: {given} arguments were given, the server at {self._link.path} takes {arity}; it is "
+                f"{method.full_name}: {given} arguments were given, the server at {calls.path} takes {arity}; it is "
                 "older than this client, leave the last ones out"
             )
         return number

@@ -5,17 +5,16 @@ Owns connecting and reconnecting with back-off. How a call is made over it, and 
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import os
 import random
 import warnings
+from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Final, Literal
 
-from shmrpc import contract as contracts
-from shmrpc.buffers import Buffer
-from shmrpc.context import CallOptions, Lease, Peer, remaining_seconds
+from shmrpc.buffers import Buffer, Packed
+from shmrpc.context import CallOptions, Endpoint, Lease, Peer, remaining_seconds
 from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import (
@@ -26,12 +25,10 @@ from shmrpc.errors import (
     RpcError,
     Unavailable,
 )
-from shmrpc.introspection import Introspection
 from shmrpc.methods import Method
-from shmrpc.shm import address, handshake
 from shmrpc.shm.calling import Calling
-from shmrpc.shm.incoming import IncomingCalls
-from shmrpc.shm.matching import add_built_in, match
+from shmrpc.shm.handshake import Offered
+from shmrpc.shm.meeting import Meeting
 from shmrpc.shm.outgoing import OutgoingCalls, forked_error, wrong_loop_error
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
@@ -46,6 +43,11 @@ STABLE_NS: Final = 1_000_000_000
 """A connection that lived this long ends the back-off."""
 BACKOFF_WAITED_FOR: Final = 0.05
 """Seconds between attempts while a call waits for the connection: a failed attempt costs some 30 us."""
+
+SPREAD_TRIES: Final = 8
+"""How often a link of several tries for a process of its own, before it shares one."""
+SPREAD_PAUSE: Final = 0.0005
+"""Seconds before the first of these tries; each waits longer."""
 
 
 class Link:
@@ -62,12 +64,10 @@ class Link:
         exposed: Dispatcher | None = None,
     ) -> None:
         self.path: Final = path
-        self.contract: Final = contract
-        self.offered: list[handshake.Offered] = []
-        """What the server said that it serves, at the last handshake."""
-        self._settings = settings
+        self._meeting: Final = Meeting(contract, path, settings, exposed, self._on_end, self._on_drain)
         self._wait = wait
-        self._reconnect_timeout = reconnect_timeout
+        self.reconnect_timeout: Final = reconnect_timeout
+        """Seconds that a call without a deadline waits for a connection."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._session: Session | None = None
@@ -77,8 +77,6 @@ class Link:
         """Sessions whose server drains: they finish what runs."""
         self._delay = BACKOFF_FIRST
         self._established_ns = 0
-        self.narrow: dict[str, tuple[int, int]] = {}
-        """Methods of which the server knows fewer parameters: its number and how many."""
         self._reconnecting: asyncio.Task[None] | None = None
         self._connected: asyncio.Future[None] | None = None
         self._hurry = asyncio.Event()
@@ -86,7 +84,12 @@ class Link:
         self._exposed = exposed
         self._entered = False
         """Whether the exposed services were."""
-        self._context = contextvars.copy_context()
+        self.near: Final = None
+        """All calls go the same way."""
+        self.is_taken: Callable[[int], bool] | None = None
+        """Whether another connection has a process; then another one is tried for. For one link of several."""
+        self.on_change: Callable[[Link, str], None] | None = None
+        """Called when it was connected, or was lost, and then with the reason."""
         self._calling = Calling(self)
 
     def __repr__(self) -> str:
@@ -101,6 +104,11 @@ class Link:
     def address(self) -> str:
         """The server's path."""
         return self.path
+
+    @property
+    def offered(self) -> list[Offered]:
+        """What the server said that it serves, at the last handshake."""
+        return self._meeting.offered
 
     @property
     def peer(self) -> Peer | None:
@@ -124,55 +132,58 @@ class Link:
         """What the server and this process hold of the client's memory on the present connection."""
         return self._session.memory.leases() if self._session is not None else []
 
-    async def ready(self, method: Method, deadline_ns: int) -> OutgoingCalls:
+    def endpoints(self) -> list[Endpoint]:
+        """Its only one."""
+        sessions = [session for session in (self._session, *self._retiring) if session is not None]
+        in_flight = sum(len(session.outgoing.pending) for session in sessions if session.outgoing is not None)
+        state: Literal["connected", "reconnecting", "closed"] = "closed" if self.closed else "reconnecting"
+        return [Endpoint(self.path, "connected" if self.calls is not None else state, self.peer, in_flight)]
+
+    async def ready(self, method: Method, deadline_ns: int, packed: Packed) -> OutgoingCalls:
         """The live session's calls, waiting for a connection if there is none.
 
         Raises:
             Unavailable, HandshakeError, DeadlineExceeded, WrongLoop.
         """
         while True:
-            if self.closed:
-                raise Closed(f"{method.full_name} was called on a stub that is closed")
-            if self._loop is None:
-                raise Closed(
-                    f"{method.full_name} was called before its stub was connected; use 'async with connect(…)'"
-                )
-            if self._pid != os.getpid():
-                raise forked_error()
-            if not _runs_here(self._loop):
-                raise wrong_loop_error(method)
+            self.check(method)
             if self.calls is not None:
                 return self.calls
-            await self._wait_connected(method, deadline_ns)
+            connected = self.connected_soon()
+            done, _ = await asyncio.wait((connected,), timeout=seconds_to_wait(self.reconnect_timeout, deadline_ns))
+            if not done:
+                raise not_connected_error(method, self.path, self.reconnect_timeout, deadline_ns)
+            connected.result()
 
-    async def _wait_connected(self, method: Method, deadline_ns: int) -> None:
+    def check(self, method: Method) -> None:
+        """Refuses a call that this is not the place for.
+
+        Raises:
+            Closed: it is closed, or not open yet.
+            ForkedError, WrongLoop: it is another process's, or another event loop's.
+        """
+        if self.closed:
+            raise Closed(f"{method.full_name} was called on a stub that is closed")
+        if self._loop is None:
+            raise Closed(f"{method.full_name} was called before its stub was connected; use 'async with connect(…)'")
+        if self._pid != os.getpid():
+            raise forked_error()
+        if not _runs_here(self._loop):
+            raise wrong_loop_error(method)
+
+    def connected_soon(self) -> "asyncio.Future[None]":
+        """The end of the next attempts to connect, which are made more often while somebody waits for it."""
         assert self._loop is not None
         if self._connected is None:
             self._connected = self._loop.create_future()
-        connected = self._connected
         self._hurry.set()
-        seconds = self._reconnect_timeout
-        if deadline_ns:
-            seconds = min(seconds, remaining_seconds(deadline_ns))
-        done, _ = await asyncio.wait((connected,), timeout=max(0.0, seconds))
-        if done:
-            connected.result()
-        elif deadline_ns and deadline_ns <= monotonic_ns():
-            raise DeadlineExceeded(f"{method.full_name} was not sent: no connection to {self.path} before the deadline")
-        else:
-            raise Unavailable(
-                f"{method.full_name} was not sent: no connection to {self.path} within {self._reconnect_timeout} s "
-                "(reconnect_timeout)"
-            )
+        return self._connected
 
     # ---- the connection ----
 
     async def open(self) -> None:
         """Connects, trying for `wait` seconds while nobody listens."""
-        if self.closed or self._loop is not None:
-            raise Closed("a stub can be entered once; connect again")
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
+        self._enter()
         if self._exposed is not None:
             await self._exposed.__aenter__()
             self._entered = True
@@ -202,87 +213,35 @@ class Link:
                 self.closed = True
                 raise
 
+    async def open_or_retry(self) -> RpcError | None:
+        """`open` for one link of several: says why it failed, and goes on trying then."""
+        loop = self._enter()
+        try:
+            await self._establish()
+        except (Unavailable, HandshakeError, OSError) as error:
+            self._reconnecting = loop.create_task(self._reconnect(), name=f"shmrpc reconnect {self.path}")
+            return error if isinstance(error, RpcError) else Unavailable(f"no connection to {self.path}: {error}")
+        return None
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        if self.closed or self._loop is not None:
+            raise Closed("a stub can be entered once; connect again")
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        return self._loop
+
     async def _establish(self) -> None:
-        loop = asyncio.get_running_loop()
-        built_in = contracts.read(Introspection)
-        asked = {contract.name: contract for contract in (self.contract, built_in) if contract is not None}
-        wanted = [handshake.Wanted(name, handshake.digest_of(one.signatures)) for name, one in asked.items()]
-        if self.contract is None:  # everything
-            wanted = []
-        sock = await self._connect()
-        try:
-            accepted = await handshake.as_client(sock, wanted, self._settings, self._offers())
-        except TimeoutError:
-            sock.close()
-            text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
-            raise HandshakeError(f"{text} (handshake_timeout)") from None
-        except OSError as error:
-            sock.close()
-            raise ConnectFailed(f"the server at {self.path} went away in the handshake: {error}") from None
-        except BaseException:
-            sock.close()
-            raise
-        session = Session(
-            loop,
-            accepted.channel,
-            sock,
-            accepted.peer,
-            self._settings,
-            accepted.max_extent_bytes,
-            self._on_end,
-            self._on_drain,
-            windows=(self._settings.stream_window, accepted.peer_window),
-        )
-        in_flight = min(accepted.max_in_flight, self._settings.max_in_flight)
-        try:
-            matched = match(self.contract, accepted.offered, self.path)
-        except BaseException:
-            session.start(pidfd=accepted.pidfd)
-            session.close("the contracts do not match")
-            raise
-        add_built_in(matched, built_in, accepted.offered)
-        self.offered, self.narrow = accepted.offered, matched.narrow
-        calls = OutgoingCalls(
-            loop, accepted.channel, session.memory, matched.numbers, in_flight, session.cut, session.windows
-        )
-        session.start(pidfd=accepted.pidfd, outgoing=calls, incoming=self._serve(loop, session))
+        session, calls = await self._meeting.meet()
+        for tries in range(1, SPREAD_TRIES + 1):
+            if self.is_taken is None or not self.is_taken(session.peer.pid):
+                break
+            session.close("another process of the server was wanted")
+            await asyncio.sleep(tries * SPREAD_PAUSE)  # so that it is not accepted by the one that is awake
+            session, calls = await self._meeting.meet()
         self._session, self.calls = session, calls
         self._established_ns = monotonic_ns()
-
-    def _offers(self) -> list[handshake.Offered]:
-        """What the hello says of the services that this side exposes."""
-        if self._exposed is None:
-            return []
-        first = self._exposed.first_method
-        return [
-            handshake.Offered(contract.name, b"", first[contract.name], contract.signatures)
-            for contract in self._exposed.contracts.values()
-        ]
-
-    def _serve(self, loop: asyncio.AbstractEventLoop, session: Session) -> IncomingCalls | None:
-        """What serves the calls that the server makes."""
-        if self._exposed is None:
-            return None
-        return IncomingCalls(
-            loop,
-            session.channel,
-            session.memory,
-            self._exposed.methods,
-            session.peer,
-            self._context,
-            self._settings.max_in_flight,
-            windows=session.windows,
-            debug=self._settings.debug,
-            on_broken=session.cut,
-        )
-
-    async def _connect(self) -> Any:
-        until_ns = monotonic_ns() + int(self._settings.handshake_timeout * 1e9)
-        while (sock := address.connect(self.path)) is None:
-            if monotonic_ns() > until_ns:
-                raise ConnectFailed(f"the server at {self.path} accepts no connections: its backlog is full")
-            await asyncio.sleep(0.005)
-        return sock
+        if self.on_change is not None:
+            self.on_change(self, "")
 
     def _on_drain(self, session: Session) -> None:
         self._retiring.add(session)
@@ -293,8 +252,10 @@ class Link:
             self._retiring.discard(session)
         if session is not self._session:
             return
-        self._session = self.calls = None
+        calls, self._session, self.calls = self.calls, None, None
         if not self.closed and self._loop is not None and not self._loop.is_closed():
+            if self.on_change is not None:
+                self.on_change(self, str(calls.ended or "it drains") if calls is not None else "")
             self._reconnecting = self._loop.create_task(self._reconnect(), name=f"shmrpc reconnect {self.path}")
 
     async def _reconnect(self) -> None:
@@ -370,3 +331,18 @@ def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:  # no event loop at all
         return False
+
+
+def seconds_to_wait(reconnect_timeout: float, deadline_ns: int) -> float:
+    """How long a call waits for a connection."""
+    seconds = min(reconnect_timeout, remaining_seconds(deadline_ns)) if deadline_ns else reconnect_timeout
+    return max(0.0, seconds)
+
+
+def not_connected_error(method: Method, where: str, reconnect_timeout: float, deadline_ns: int) -> RpcError:
+    """What a call gets that has waited so long in vain."""
+    if deadline_ns and deadline_ns <= monotonic_ns():
+        return DeadlineExceeded(f"{method.full_name} was not sent: no connection to {where} before the deadline")
+    return Unavailable(
+        f"{method.full_name} was not sent: no connection to {where} within {reconnect_timeout} s (reconnect_timeout)"
+    )

@@ -175,7 +175,14 @@ class Listener:
         if hello.exposed:
             in_flight = min(hello.max_in_flight, settings.max_in_flight)
             outgoing = OutgoingCalls(
-                self._loop, session.channel, session.memory, {}, in_flight, session.cut, session.windows
+                self._loop,
+                session.channel,
+                session.memory,
+                {},
+                in_flight,
+                session.cut,
+                session.windows,
+                path=f"the client {session.peer}",
             )
             incoming.back = Backward(self._loop, session, outgoing, hello.exposed)
         self.sessions.add(session)

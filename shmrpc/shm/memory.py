@@ -33,6 +33,7 @@ class Memory:
     ) -> None:
         self.control: Final = Control(loop, sock, self._on_attach, self._on_detach, on_lost, on_broken)
         self.borrowed: Final = Borrowed(channel, self.control, settings.max_extent_bytes, charge)
+        self._arena = channel.arena
         self._extents = Extents(
             loop,
             channel.arena,
@@ -61,6 +62,10 @@ class Memory:
     def allocate(self, nbytes: int) -> Buffer:
         """Writable memory that can be sent without a copy: see `Lender.allocate`."""
         return self.lender.allocate(nbytes)
+
+    def holds(self, address: int) -> bool:
+        """Whether what lies at an address can be sent without a copy: it is memory of this side, or the peer's."""
+        return self._arena.holds(address) or self.borrowed.holds(address)
 
     def leases(self) -> list[Lease]:
         """What the peer and this process hold of this side's memory."""

@@ -74,9 +74,18 @@ class OutgoingCalls:
         max_in_flight: int,
         on_broken: Callable[[ProtocolError], None],
         windows: tuple[Window, Window] = (DEFAULT_WINDOW, DEFAULT_WINDOW),
+        *,
+        narrow: dict[str, tuple[int, int]] | None = None,
+        path: str = "",
     ) -> None:
         self.numbers: Final = numbers
         """The server's number for each method, by full name."""
+        self.narrow: Final = narrow or {}
+        """Methods of which the server knows fewer parameters: its number and how many."""
+        self.path: Final = path
+        """The server's, for error texts."""
+        self.retired = False
+        """Whether new calls are to be made elsewhere: the session has ended, or its server drains."""
         self.pending: Final[dict[int, PendingCall]] = {}
         self.waiters: Final[deque[asyncio.Future[None]]] = deque()
         self.max_in_flight: Final = max_in_flight
@@ -347,6 +356,7 @@ class OutgoingCalls:
 
     def refuse_after(self, last_call_id: int, reason: str) -> None:
         """Ends the calls that the peer will not take any more; they were not executed."""
+        self.retired = True
         for call_id in [call_id for call_id in self.pending if call_id > last_call_id]:
             self.pending.pop(call_id).set_result(ConnectionLost(reason, maybe_executed=False))
         self._send_waiters_on()
@@ -379,6 +389,7 @@ class OutgoingCalls:
         self.flows.fork_off(forked_error())
 
     def _close(self) -> None:
+        self.retired = True
         self.pending.clear()
         self.timer.close()
         self._send_waiters_on()

@@ -16,7 +16,7 @@ from shmrpc.context import ServedCall
 from shmrpc.errors import Code, ConnectionLost, ResourceExhausted, RpcError, Unavailable
 from shmrpc.local import LocalTransport
 from shmrpc.local_call import LocalCall
-from shmrpc.transport import Transport
+from shmrpc.transport import Relation
 
 OWN_PROCESS: Final = "SHMRPC_TESTING_PROCESS"
 """In the environment of a process that `shmrpc.testing.process` started: its pid. Such a one may be killed by a fault."""
@@ -91,7 +91,7 @@ def _memory_of(served: ServedCall) -> Any:
     return served.calls.memory
 
 
-def _memory_behind(transport: Transport) -> Any:
+def _memory_behind(transport: Relation) -> Any:
     calls: Any = getattr(transport, "calls", None)
     if calls is None:
         raise Unavailable(f"{transport!r} has no connection now whose memory could be taken")

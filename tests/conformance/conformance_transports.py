@@ -165,6 +165,16 @@ def _end(host: "subprocess.Popen[bytes]") -> int:
         return host.wait()
 
 
+class Pooled(SharedMemory):
+    """The same over two connections at once, which calls take in turns."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}-pool"
+
+    def connect_at(self, name: str, contract: Callable[..., T], **options: Any) -> AbstractAsyncContextManager[T]:
+        return super().connect_at(name, contract, connections=2, **options)
+
+
 class Local(Transport):
     """`shmrpc.local`: the services are objects of this process, made anew for each case."""
 
@@ -206,13 +216,21 @@ class Local(Transport):
 
 
 LOOPS: Final = ("uvloop", "asyncio")
-SHARED_MEMORY: Final = tuple(SharedMemory(loop, doorbell) for loop in LOOPS for doorbell in ("eventfd", "pipe"))
+SHARED_MEMORY: Final = (
+    *(SharedMemory(loop, doorbell) for loop in LOOPS for doorbell in ("eventfd", "pipe")),
+    Pooled("uvloop", "eventfd"),
+)
 LOCAL: Final = tuple(map(Local, LOOPS))
 
 
 def on_every_transport(case: Case) -> Callable[..., None]:
     """Makes of a case a test for each transport."""
     return _as_test(case, (*SHARED_MEMORY, *LOCAL))
+
+
+def over_one_connection(case: Case) -> Callable[..., None]:
+    """Makes of a case a test for each transport but pools: calls over different connections have no order."""
+    return _as_test(case, tuple(one for one in (*SHARED_MEMORY, *LOCAL) if not isinstance(one, Pooled)))
 
 
 def between_processes(case: Case) -> Callable[..., None]:

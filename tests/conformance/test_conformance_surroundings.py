@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conformance_api import Api, BadShape, Point, Threads
-from conformance_transports import Transport, on_every_transport
+from conformance_transports import Transport, on_every_transport, over_one_connection
 
 import shmrpc
 
@@ -134,7 +134,7 @@ async def test_a_one_way_call_does_not_wait_for_its_handler(api: Api, key: str) 
     await api.until(key, "finished")
 
 
-@on_every_transport
+@over_one_connection
 async def test_one_way_calls_arrive_in_order(api: Api, key: str) -> None:
     for number in range(100):
         await api.note(key, str(number))
