@@ -1,6 +1,7 @@
 """Asyncio RPC between Python processes of one host, through shared memory."""
 
 from shmrpc import guards
+from shmrpc.blocking import connect_sync
 from shmrpc.buffers import Buffer
 from shmrpc.client import connect, endpoints, introspect, options, peer
 from shmrpc.context import Call, Endpoint, Lease, Metadata, Peer, Reply, current_call
@@ -78,6 +79,7 @@ __all__ = [
     "__version__",
     "buffer",
     "connect",
+    "connect_sync",
     "current_call",
     "empty",
     "endpoints",

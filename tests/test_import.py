@@ -60,8 +60,10 @@ LAYERS = (
     "shm.caller shm.pool",
     # what users see
     "shm_gate",
-    "client server",
+    "loop_thread",
+    "client server crossing facade",
     "local sharing",
+    "blocking",
     "__init__",
     "cli.common cli.checking cli.lines",
     "cli.call cli.health cli.listing cli.serve",
@@ -97,6 +99,7 @@ CONFINED = {
             "admission",
             "health",
             "cli.lines",
+            "loop_thread",
         },
     ),
     "timers": ({"call_later", "call_at"}, {"shm.deadlines", "shm.listener", "shm.link", "shm.lending", "local"}),
@@ -310,6 +313,7 @@ asyncio.run(main())
 for refused in (
     lambda: shmrpc.connect(Echo, "/tmp/never.sock"),
     lambda: shmrpc.connect(Echo, ["/tmp/never.sock", "/tmp/neither.sock"]),
+    lambda: shmrpc.connect_sync(Echo, "/tmp/never.sock"),
     lambda: shmrpc.Server(Echo(), at="/tmp/never.sock"),
     lambda: asyncio.run(shmrpc.serve(Echo(), at="/tmp/never.sock")),
 ):
@@ -336,7 +340,7 @@ print(cli.main(["call", "/tmp/never.sock", "echo"]))
 def test_a_machine_that_lacks_something_imports_the_package_and_is_told_what(fake: str, missing: str) -> None:
     lines = run_python(ON_SUCH_A_MACHINE.format(fake=fake)).splitlines()
     text = f"shared-memory transport needs {missing}"
-    assert len([line for line in lines if line.startswith(text)]) == 4
+    assert len([line for line in lines if line.startswith(text)]) == 5
     assert len([line for line in lines if line.startswith(f"shmrpc: UNIMPLEMENTED: {text}")]) == 2
     assert lines.count("2") == 2
 

@@ -17,9 +17,9 @@ CLIENT = '''
 """A client as users write it. Each line with the word WRONG is one that a checker must flag, and it must flag no other."""
 
 import abc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, assert_type
+from typing import Any, Protocol, assert_type
 
 import msgspec
 
@@ -139,6 +139,35 @@ async def local() -> None:
         assert_type(cache, Cache)
     async with shmrpc.local(Clock, Clock()) as clock:
         assert_type(clock, Clock)
+
+
+class BlockingVision(Protocol):
+    def classify(self, image: bytes, top: int = 3, *, exact: bool = False) -> list[Label]: ...
+    def tiles(self, image: bytes, rows: int) -> Iterator[bytes]: ...
+    def total(self, parts: Iterable[bytes]) -> int: ...
+
+
+def blocking() -> None:
+    with shmrpc.connect_sync(Vision, "/run/vision.sock", typed_as=BlockingVision, timeout=1.0) as vision:
+        assert_type(vision, BlockingVision)
+        assert_type(vision.classify(b"", top=1, exact=True), list[Label])
+        assert_type(shmrpc.options(vision, timeout=0.1), BlockingVision)
+        for tile in vision.tiles(b"", 1):
+            assert_type(tile, bytes)
+        assert_type(vision.total([b"", b""]), int)
+        vision.classify("text")  # WRONG
+        vision.total([1])  # WRONG
+        vision.explain(b"")  # WRONG
+        vision.classify(b"") + 1  # WRONG
+    with shmrpc.connect_sync(Vision, "/run/vision.sock", wait=1.0, polling="never") as untyped:
+        assert_type(untyped, Any)
+        untyped.classify("text").whatever
+    connection = shmrpc.connect_sync(Vision, Path("/run/vision.sock"), typed_as=BlockingVision)
+    assert_type(connection.open(), BlockingVision)
+    connection.close()
+    shmrpc.connect_sync(Vision)  # WRONG
+    shmrpc.connect_sync("Vision", "/run/vision.sock")  # WRONG
+    shmrpc.connect_sync(Vision, "/run/vision.sock", typed_as="BlockingVision")  # WRONG
 
 
 async def pool(paths: list[str], others: tuple[Path, ...]) -> None:
