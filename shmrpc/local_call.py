@@ -35,8 +35,7 @@ class LocalCall:
         options: CallOptions,
         back_to: Callable[[Contract], Transport],
     ) -> None:
-        self.allocate: Final = allocate
-        """Writable memory that is passed without a copy."""
+        self._allocate = allocate
         self.served: Final = served
         self.method_name: Final = served.full_name
         self.deadline_ns: Final = deadline_ns
@@ -67,6 +66,10 @@ class LocalCall:
             if flow.arguments is not None:
                 cut_off(flow.arguments.inlet, self.method_name)
             flow.stop_pump()
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Writable memory that is passed without a copy."""
+        return self._allocate(nbytes)
 
     def back_to(self, contract: Contract) -> Transport:
         """What calls the caller's own services go over. Raises Unimplemented."""

@@ -21,10 +21,9 @@ LARGEST: Final = 8192
 class DirectSink:
     """Puts messages right into an inlet."""
 
-    largest: Final = LARGEST
-    full: Final = False
-
     def __init__(self, inlet: Inlet, receive: Receive) -> None:
+        self.largest: Final = LARGEST
+        self.full: Final = False
         self._inlet = inlet
         self._receive = receive
 

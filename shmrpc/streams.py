@@ -90,8 +90,9 @@ class ResultStream:
     async def _read(self) -> Any:
         if self._idle_timeout is None:  # which costs as much as the rest
             return await self._read_on()
+        limit = asyncio.timeout(self._idle_timeout)
         try:
-            async with asyncio.timeout(self._idle_timeout) as limit:
+            async with limit:
                 return await self._read_on()
         except TimeoutError:
             if not limit.expired():  # the call's deadline, or the caller's own stream

@@ -19,13 +19,12 @@ from shmrpc.transport import StubMethod
 class Backward:
     """A `Transport` to the client of one session. Lives as long as that: nobody connects to a client again."""
 
-    closed: Final = True
-    """No call is made again over another connection."""
-
     def __init__(
         self, loop: asyncio.AbstractEventLoop, session: Session, calls: OutgoingCalls, exposed: list[Offered]
     ) -> None:
         self.near: Final = None
+        self.closed: Final = True
+        """No call is made again over another connection."""
         self._loop = loop
         self._session = session
         self._calls = calls

@@ -174,6 +174,11 @@ class Pool:
     # ---- the connections ----
 
     @property
+    def address(self) -> str | None:
+        """None: there are several. `endpoints` has them."""
+        return None
+
+    @property
     def peer(self) -> Peer | None:
         """The process that the next call would go to."""
         link = self._next()

@@ -14,8 +14,8 @@ from typing import Any
 from conformance_api import Echo, Inner, Threads
 from conformance_arrays import ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import FrontService
-from conformance_interop import InteropService, Nested, NestedService
 from conformance_interceptors import KindsService, Obedient
+from conformance_interop import InteropService, Nested, NestedService
 from conformance_older import OlderService
 from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers

@@ -21,8 +21,8 @@ import pytest
 from conformance_api import Api, Echo, Inner, Life, Names, Threads
 from conformance_arrays import Arrays, ArrayService, ArrayThreadHandlers, ArrayThreads
 from conformance_backward import Front, FrontService
-from conformance_interop import Interop, InteropService, Nested, NestedService
 from conformance_interceptors import Kinds, KindsService, Obedient
+from conformance_interop import Interop, InteropService, Nested, NestedService
 from conformance_policy import Policed, PolicedService
 from conformance_service import InnerService, LifeService, NamesService, Service, ThreadHandlers
 from conformance_streams import Streams, StreamService
