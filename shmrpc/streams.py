@@ -102,8 +102,8 @@ class ResultStream:
     async def _read_on(self) -> Any:
         if self._flow is None:
             assert self._begin is not None
-            self._loop = asyncio.get_running_loop()
             self._flow = await self._begin(self._ready)
+            self._loop = asyncio.get_running_loop()
         return await self._flow.inlet.next()
 
     def _check_loop(self) -> None:

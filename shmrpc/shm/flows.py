@@ -251,7 +251,9 @@ class OutgoingFlow:
 
     async def wait_closed(self) -> None:
         """Returns when the caller's stream is closed."""
-        if self._pump not in (None, asyncio.current_task()) and not self._flows.forked:
+        if self._pump is None or self._flows.forked:
+            return
+        if self._pump is not asyncio.current_task():
             await asyncio.wait((self._pump,))
 
 

@@ -92,6 +92,7 @@ class Streamer(Flow):
             async for item in items:
                 self._note("gave", number)
                 yield item
+                del item  # it may be all of the memory that there is for the next one
         except BaseException as error:
             self._note(type(error).__name__, number)
             raise
@@ -174,7 +175,7 @@ class Streamer(Flow):
 
 
 def session_of(stub: object) -> Session:
-    """The client's end of a connection."""
+    """The client's end of a connection, if there is one."""
     transport: Any = open_stub(stub)[1]
     session: Session = transport._session
     return session

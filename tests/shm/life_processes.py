@@ -84,10 +84,12 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class ClientProcess:
-    """``life_client.py`` in a process of its own: takes one command a line, answers one line each."""
+    """``life_client.py``, or another one, in a process of its own: takes one command a line, answers one line each."""
 
-    def __init__(self, path: str, *arguments: str, user: int | None = None) -> None:
-        script = [str(HERE / "life_client.py")] if user is None else [STRANGER_SCRIPT, str(user), "client"]
+    def __init__(
+        self, path: str, *arguments: str, user: int | None = None, script_name: str = "life_client.py"
+    ) -> None:
+        script = [str(HERE / script_name)] if user is None else [STRANGER_SCRIPT, str(user), "client"]
         self.process: Final = subprocess.Popen(
             [sys.executable, *script, path, *arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -118,9 +120,11 @@ class ClientProcess:
 
 
 @contextmanager
-def client_process(path: str, *arguments: str, user: int | None = None) -> Iterator[ClientProcess]:
+def client_process(
+    path: str, *arguments: str, user: int | None = None, script_name: str = "life_client.py"
+) -> Iterator[ClientProcess]:
     """A client that is killed at the end, if it still runs."""
-    client = ClientProcess(path, *arguments, user=user)
+    client = ClientProcess(path, *arguments, user=user, script_name=script_name)
     try:
         yield client
     finally:
