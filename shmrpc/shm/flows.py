@@ -251,9 +251,7 @@ class OutgoingFlow:
 
     async def wait_closed(self) -> None:
         """Returns when the caller's stream is closed."""
-        if self._pump is None or self._flows.forked:
-            return
-        if self._pump is not asyncio.current_task():
+        if self._pump is not None and not self._flows.forked and self._pump is not asyncio.current_task():
             await asyncio.wait((self._pump,))
 
 
