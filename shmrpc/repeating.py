@@ -41,6 +41,11 @@ def with_default_timeout(method: Method, options: CallOptions) -> CallOptions:
 
 def bind(transport: Transport, method: Method, options: CallOptions) -> StubMethod:
     """What a stub has as a method, without its interceptors: see `Transport.bind`."""
+    return bind_exactly(transport, method, with_default_timeout(method, options))
+
+
+def bind_exactly(transport: Transport, method: Method, options: CallOptions) -> StubMethod:
+    """The same, for options whose timeout counts also where it is none."""
     bound = transport.bind(method, options)
     return bound if options.retry is None else _Repeating(transport, method, options, options.retry, bound).bind()
 

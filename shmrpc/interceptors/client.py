@@ -82,13 +82,13 @@ class CallAtClient(Intercepted):
         if not self._until_ns and not options.timeout_ns and metadata == options.metadata:
             return self._bound
         timeout_ns = max(1, self._until_ns - monotonic_ns()) if self._until_ns else 0
-        return repeating.bind(self._transport, self._method, options.replaced(timeout_ns, metadata))
+        return repeating.bind_exactly(self._transport, self._method, options.replaced(timeout_ns, metadata))
 
 
 def intercepted(transport: Transport, method: Method, options: CallOptions) -> StubMethod:
     """What a stub has as a method: what `repeating` binds, and around it the interceptors, if there are any."""
     options = repeating.with_default_timeout(method, options)
-    bound = repeating.bind(transport, method, options)
+    bound = repeating.bind_exactly(transport, method, options)
     interceptors = options.interceptors
     if not interceptors:
         return bound
