@@ -6,6 +6,7 @@ whatever is true of calls and connections is true here; only the waiting differs
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -146,8 +147,8 @@ class BlockingConnection(Generic[S]):
     def __repr__(self) -> str:
         return f"<BlockingConnection, {self._connection!r}>"
 
-    def __del__(self) -> None:
-        if self._thread.running:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing() and self._thread.running:  # at the end of the interpreter the modules are gone
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=1)
             self._thread.stop_soon()
 
