@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conformance_policy import SOON, Policed
-from conformance_transports import Transport, on_every_transport
+from conformance_transports import Transport, on_every_transport, over_one_connection
 
 import shmrpc
 from shmrpc import Code, Retry
@@ -120,7 +120,7 @@ async def test_a_guard_sees_who_calls_what_until_when(transport: Transport, key:
 # Limits
 
 
-@on_every_transport
+@over_one_connection
 async def test_calls_over_a_limit_wait_and_those_over_the_limit_of_waiting_are_refused(
     transport: Transport, key: str
 ) -> None:
@@ -150,7 +150,7 @@ async def test_a_call_that_waits_for_its_turn_until_its_deadline_is_never_begun(
         assert await policed.began(key, 0) == 2
 
 
-@on_every_transport
+@over_one_connection
 async def test_a_call_that_is_cancelled_while_it_waits_is_never_begun(transport: Transport, key: str) -> None:
     async with transport.connect(Policed) as policed:
         calls = [asyncio.ensure_future(policed.two(key)) for _ in range(2)]
@@ -164,7 +164,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_is_never_begun(transport:
         assert await policed.began(key, 0) == 2
 
 
-@on_every_transport
+@over_one_connection
 async def test_a_cancelled_call_gives_its_slot_to_the_next(transport: Transport, key: str) -> None:
     async with transport.connect(Policed) as policed:
         calls = [asyncio.ensure_future(policed.two(key)) for _ in range(4)]
