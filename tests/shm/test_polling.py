@@ -244,16 +244,14 @@ def test_a_window_that_is_nothing_stays_so_when_announcements_come_late() -> Non
 
 @pytest.mark.parametrize("given_up", [True, False])
 @pytest.mark.parametrize("awake", [True, False])
-def test_an_announcement_that_looking_finds_is_looked_for_twice_as_long_as_a_record(
-    given_up: bool, awake: bool
-) -> None:
+def test_an_announcement_that_looking_finds_makes_looking_worth_while(given_up: bool, awake: bool) -> None:
     looking = member()
     if given_up:
         give_up(looking)
     looking.awake = awake
     for _ in range(3):
-        looking.paid(tell(looking, 2 * WINDOW_NS - 1))
-        assert looking.window_ns == 2 * WINDOW_NS
+        looking.paid(tell(looking, WINDOW_NS - 1))
+        assert looking.window_ns == WINDOW_NS
         assert looking.penalty == PENALTY[0]
     looking.paid(looking.last_work_ns)
     assert looking.window_ns == WINDOW_NS
