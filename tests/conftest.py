@@ -4,6 +4,7 @@ That none leaves anything else behind is checked by the fixture ``shmrpc_no_leak
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -41,3 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_tasks_left")
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what there is before the first test out of every later collection: each test makes several, and there is much."""
+    gc.collect()
+    gc.freeze()
