@@ -45,6 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keeps what there is before the first test out of every later collection: each test makes several, and there is much."""
+    """Keeps what there is before the first test out of every later collection: each test makes several."""
     gc.collect()
     gc.freeze()
