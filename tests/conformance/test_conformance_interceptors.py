@@ -201,7 +201,7 @@ async def test_a_reader_that_leaves_early_ends_the_interceptors_of_both_sides(tr
         async for _ in kinds.hang_after(3):
             break
         await plain.until(key, "CancelledError, CANCELLED")
-        while not seen:  # which a loop that was left by `break` does some turns later
+        while not seen:  # noqa: ASYNC110  # a loop that was left by `break` ends them some turns later
             await asyncio.sleep(0.001)
         assert seen == ["Kinds.hang_after server_stream: CancelledError, CANCELLED"]
         stream = kinds.hang_after(1)
