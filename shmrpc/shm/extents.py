@@ -221,6 +221,11 @@ class Extents:
                 region.backing.close()
         self._arena.close()
 
+    @property
+    def settled(self) -> bool:
+        """Whether no thread works on one."""
+        return not self._attaching
+
     async def wait_closed(self) -> None:
         """Returns when no thread works on one any more."""
         if self._attaching:

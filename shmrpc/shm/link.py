@@ -249,7 +249,7 @@ class Link:
 
     def _on_end(self, session: Session) -> None:
         if session.ended:
-            self._retiring.discard(session)
+            self._retiring = {retiring for retiring in (*self._retiring, session) if not retiring.settled}
         if session is not self._session:
             return
         calls, self._session, self.calls = self.calls, None, None

@@ -48,8 +48,8 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._greeting: set[asyncio.Task[None]] = set()
-        self._orphaned: set[IncomingCalls] = set()
-        """Of ended sessions, while handlers still run: those of one-way calls do to their end."""
+        self._orphaned: set[Session] = set()
+        """Ended ones in which something still works: the handler of a one-way call does to its end."""
         self._quota = Quota(os.getuid(), settings)
         self._grace: asyncio.Timeout | None = None
         self._digests: dict[str, bytes] = {}
@@ -229,13 +229,8 @@ class Listener:
 
     def in_flight(self) -> list[ServedMethod]:
         """The method of each call whose handler has not ended."""
-        serving = [session.incoming for session in self.sessions] + list(self._orphaned)
         return [
-            call.served
-            for incoming in serving
-            if incoming is not None
-            for call in incoming.running.values()
-            if call.failure is None
+            call.served for incoming in self._serving() for call in incoming.running.values() if call.failure is None
         ]
 
     def leases(self) -> list[Lease]:
@@ -245,7 +240,10 @@ class Listener:
     def _on_session_end(self, session: Session) -> None:
         self.sessions.discard(session)
         self._quota.close(session.peer)
-        self._orphaned = {incoming for incoming in (*self._orphaned, session.incoming) if incoming and incoming.running}
+        self._orphaned = {orphan for orphan in (*self._orphaned, session) if not orphan.settled}
+
+    def _serving(self) -> list[IncomingCalls]:
+        return [session.incoming for session in (*self.sessions, *self._orphaned) if session.incoming is not None]
 
     # ---- the end ----
 
@@ -286,9 +284,8 @@ class Listener:
     async def _wait_idle(self) -> None:
         if self._greeting:
             await asyncio.wait(self._greeting)
-        for incoming in [session.incoming for session in self.sessions] + list(self._orphaned):
-            if incoming is not None:
-                await incoming.wait_idle()
+        for incoming in self._serving():
+            await incoming.wait_idle()
 
     async def close(self) -> None:
         """Ends everything: handlers that still run are cancelled, their callers are told."""
@@ -298,7 +295,7 @@ class Listener:
         try:
             await self._stop_calls()
         finally:
-            sessions = list(self.sessions)
+            sessions = [*self.sessions, *self._orphaned]
             for session in sessions:
                 session.close(f"the server at {self.path} was closed")
             self._quota.shut()
@@ -308,11 +305,10 @@ class Listener:
     async def _stop_calls(self) -> None:
         if self._greeting:
             await asyncio.wait(self._greeting)
-        remaining = [session.incoming for session in self.sessions] + list(self._orphaned)
+        remaining = self._serving()
         for incoming in remaining:
-            if incoming is not None:
-                incoming.stop()
-        tasks = [call.task for incoming in remaining if incoming for call in incoming.running.values() if call.task]
+            incoming.stop()
+        tasks = [call.task for incoming in remaining for call in incoming.running.values() if call.task]
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
 

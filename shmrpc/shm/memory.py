@@ -78,6 +78,11 @@ class Memory:
         self.borrowed.close()
         self.control.close()
 
+    @property
+    def settled(self) -> bool:
+        """Whether no thread works for it."""
+        return self._extents.settled
+
     async def wait_closed(self) -> None:
         """Returns when no thread works for it any more."""
         await self._extents.wait_closed()

@@ -185,6 +185,11 @@ class Session:
             except ProtocolError as error:
                 self.cut(error)
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of it works any more: after its end a handler may still run, and a thread that made an extent."""
+        return self.ended and self.memory.settled and not (self.incoming and self.incoming.running)
+
     # ---- signs of the end ----
 
     def _on_hang_up(self, what: str) -> None:

@@ -111,13 +111,18 @@ def settle_process() -> None:
 
 
 def left_since(before: Held) -> Held:
-    """What is held and was not before, after garbage was collected and threads that were told to end have ended."""
+    """What is held and was not before, once threads that were told to end have ended, and garbage was collected.
+
+    Collects only where something is left: a collection takes time for all that a long test run keeps.
+    """
     if not _runs_a_loop():
         for thread in threading.enumerate():
             if thread.name == WORKER_THREADS and thread not in before.threads:
                 thread.join(THREAD_SECONDS)
-    gc.collect()
     left = Held.now().without(before)
+    if left != Held():
+        gc.collect()
+        left = Held.now().without(before)
     if _runs_a_loop():  # which keeps its idle threads until it is closed
         waiting = {thread for thread in left.threads if thread.name.startswith((WORKER_THREADS, "asyncio_"))}
         left = Held(left.fds, left.mappings, left.threads - waiting, left.children)

@@ -4,7 +4,6 @@ There is no entry point, which would load this in every run of pytest beside whi
 event loop, so all of them work with pytest-asyncio, with anyio's plugin, and in tests without either.
 """
 
-import gc
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any, Final
@@ -65,7 +64,6 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     """Notes what is held before any fixture of the test is made, its event loop included."""
     if "shmrpc_no_leaks" in getattr(item, "fixturenames", ()):
         settle_process()
-        gc.collect()
         item.stash[_before] = Held.now()
         item.config.stash[_now] = item
     return (yield)
@@ -93,6 +91,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     if item.config.stash.get(_now, None) is item:
         del item.config.stash[_now]
     before = item.stash.get(_before, None)
+    if before is not None:
+        del item.stash[_before]
     if before is not None and not item.stash.get(_failed, False):
         left = str(left_since(before))
         assert not left, f"the test left behind: {left}"

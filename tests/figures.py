@@ -1,0 +1,99 @@
+"""Counts what a test run has proven: bad inputs tried, kills survived, calls lost. A plugin of pytest, loaded by conftest.
+
+A test adds to a count by the fixture ``figures``, or is counted itself by ``@pytest.mark.counted("bad inputs tried")``
+once it has passed. ``--figures FILE`` writes the table of the run, ``--long`` asks tests for the counts that take minutes.
+"""
+
+import platform
+import sys
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+ROWS: Final = (
+    "tests passed",
+    "states explored",
+    "bad inputs tried",
+    "fuzz executions",
+    "crash points hit",
+    "kills survived",
+    "signals weathered",
+    "syscalls failed",
+    "stateful steps",
+    "faults survived",
+    "soak seconds",
+    "calls checked",
+    "streams checked",
+    "bytes checked",
+    "mutants made",
+    "mutants killed",
+    "calls lost",
+    "blocks lost",
+    "fds lost",
+)
+"""In the order of the table. A count of another name is a mistake."""
+
+
+class Figures:
+    """The counts of this run."""
+
+    def __init__(self, *, long: bool) -> None:
+        self.long = long
+        """Whether to take the time that the full counts need."""
+        self.counts: Counter[str] = Counter()
+
+    def add(self, what: str, count: int = 1) -> None:
+        """Adds to a count; adding 0 says that it was looked at."""
+        assert what in ROWS, f"there is no count {what!r}, but {', '.join(ROWS)}"
+        self.counts[what] += count
+
+    def table(self) -> str:
+        """The counts as a table in Markdown."""
+        rows = [f"| {what} | {self.counts[what]:,} |" for what in ROWS if what in self.counts]
+        machine = f"{platform.machine()}, Linux {platform.release().split('-')[0]}, CPython {platform.python_version()}"
+        return "\n".join(["| what | how many |", "|---|---:|", *rows, "", f"On {machine}.", ""])
+
+
+_figures: Final = pytest.StashKey[Figures]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The two options."""
+    group = parser.getgroup("shmrpc")
+    group.addoption("--long", action="store_true", help="take the minutes that the full counts need")
+    group.addoption("--figures", metavar="FILE", type=Path, help="write what the run has proven to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the counts, and the mark known."""
+    config.addinivalue_line("markers", "counted(what): adds one to a count of figures.py when the test has passed")
+    config.stash[_figures] = Figures(long=config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """The counts of this run, and whether it may take long."""
+    return pytestconfig.stash[_figures]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Generator[None, Any, Any]:
+    """Counts the tests that passed."""
+    report = yield
+    if report.when == "call" and report.passed:
+        counts = item.config.stash[_figures]
+        counts.add("tests passed")
+        for mark in item.iter_markers("counted"):
+            counts.add(*mark.args)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Writes the table, if it was asked for."""
+    if (file := session.config.getoption("--figures")) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(session.config.stash[_figures].table())
+        sys.stdout.write(f"\nfigures: {file}\n")
