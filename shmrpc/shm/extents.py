@@ -82,6 +82,8 @@ class Extents:
         self._promised: dict[int, int] = {}
         """Of those, the bytes that somebody waits for."""
         self._ended: Unavailable | None = None
+        self._end: Final[asyncio.Future[None]] = loop.create_future()
+        """Done when the connection has ended."""
 
     def __repr__(self) -> str:
         return f"<Extents {self._arena.extent_bytes} of {self.limit} bytes, {len(self._attaching)} on their way>"
@@ -180,10 +182,12 @@ class Extents:
             Unavailable: the connection ended.
         """
         if (task := self._attaching.get(region.number)) is not None:
-            try:
-                await asyncio.shield(task)
-            except RpcError as error:  # of all that wait, who may each add to it what it knows
-                raise type(error)(str(error)) from None
+            await asyncio.wait((task, self._end), return_when=asyncio.FIRST_COMPLETED)
+            error = task.exception() if task.done() else self._ended
+            if isinstance(error, RpcError):  # of all that wait, who may each add to it what it knows
+                raise type(error)(str(error))
+            if error is not None:
+                raise error
         elif region.lost:
             raise ResourceExhausted(f"the array lies in an extent of {region.nbytes} bytes that could not be attached")
 
@@ -212,7 +216,13 @@ class Extents:
             self._charge.refund(region.nbytes)
 
     def close(self, why: Unavailable) -> None:
-        """Lets go of all of them; what is seen of one goes with its last view. Idempotent."""
+        """Lets go of all of them, and of those who wait; what is seen of one goes with its last view. Idempotent."""
+        self.forget(why)
+        if not self._end.done():
+            self._end.set_result(None)
+
+    def forget(self, why: Unavailable) -> None:
+        """In a forked child, which leaves the event loop alone: lets go of its copies."""
         if self._ended is not None:
             return
         self._ended = why

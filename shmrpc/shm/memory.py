@@ -91,6 +91,6 @@ class Memory:
         """In a forked child: lets go of its copies."""
         why = Unavailable("this connection belongs to the parent process")
         self.lender.forget(why)
-        self._extents.close(why)
+        self._extents.forget(why)
         self.borrowed.close()
         self.control.forget()

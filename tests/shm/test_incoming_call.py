@@ -29,7 +29,8 @@ def test_a_call_that_has_failed_and_waits_to_say_so_is_not_in_flight_any_more() 
     calls = [IncomingCall(None, served, number, 0, {}, as_json=False) for number in (1, 2, 3)]  # type: ignore[arg-type]
     calls[1].count_failure(shmrpc.Code.ABORTED)
     incoming = SimpleNamespace(running={call.call_id: call for call in calls[:2]})
-    orphaned = SimpleNamespace(running={3: calls[2]})
+    orphaned = SimpleNamespace(incoming=SimpleNamespace(running={3: calls[2]}))
     sessions = [SimpleNamespace(incoming=incoming), SimpleNamespace(incoming=None)]
     listener: Any = SimpleNamespace(sessions=sessions, _orphaned=[orphaned])
+    listener._serving = lambda: Listener._serving(listener)
     assert Listener.in_flight(listener) == [served, served]

@@ -1,0 +1,48 @@
+"""Extents that a thread still makes when their connection has gone: closing waits for it, and nothing is left."""
+
+import asyncio
+
+import pytest
+from buffer_api import MIB, Buffers, Holder, client_playing, numbered, serving
+from life_processes import kill
+from life_waiting import until
+from memories import Gate, reached
+
+import shmrpc
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+async def ends_with_the_thread(closing: "asyncio.Task[None]", gate: Gate) -> None:
+    """Sees a close wait for the thread that makes an extent, and end with it."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    gate.opened.set()
+    await closing
+    assert not [task for task in asyncio.all_tasks() if "extent" in task.get_name()]
+
+
+async def test_a_server_is_closed_when_the_last_extent_for_a_client_that_died_is_done(path: str, gate: Gate) -> None:
+    serving = shmrpc.Server(Holder(), at=path)
+    server = await serving.__aenter__()
+    with client_playing(path, "a wait") as client:
+        await reached(gate)
+        kill(client.process)
+        await until(lambda: server.connections == 0, "the death to be noticed")
+    await ends_with_the_thread(asyncio.create_task(serving.__aexit__(None, None, None)), gate)
+
+
+async def test_a_stub_is_closed_when_the_last_extent_for_a_server_that_died_is_done(path: str, gate: Gate) -> None:
+    with serving(path) as server:
+        connection = shmrpc.connect(Buffers, path)
+        stub = await connection.__aenter__()
+        call = asyncio.ensure_future(stub.checksum(numbered(MIB)))
+        await reached(gate)
+        kill(server)
+        with pytest.raises(shmrpc.Unavailable):
+            await call
+        await ends_with_the_thread(asyncio.create_task(connection.__aexit__(None, None, None)), gate)
