@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
@@ -99,9 +98,6 @@ async def test_plain_functions_have_interceptors_too() -> None:
         assert await api.add(1) == 11
         assert [item async for item in api.count(3)] == [0, 1, 2]
     assert diary.lines == ["before", "11", "before", "None"]
-    for thread in threading.enumerate():
-        if thread.name == "AnyIO worker thread":
-            thread.join(60.0)
 
 
 async def test_a_declared_error_of_an_interceptor_arrives_as_itself() -> None:
