@@ -1,13 +1,18 @@
 """Counts what a test run has proven: bad inputs tried, kills survived, calls lost. A plugin of pytest, loaded by conftest.
 
 A test adds to a count by the fixture ``figures``, or is counted itself by ``@pytest.mark.counted("bad inputs tried")``
-once it has passed. ``--figures FILE`` writes the table of the run, ``--long`` asks tests for the counts that take minutes.
+once it has passed. ``--figures FILE`` writes the counts as JSON, ``--long`` asks tests for those that take minutes. The
+table of several such files::
+
+    python tests/figures.py FILE …
 """
 
+import json
+import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,11 +55,15 @@ class Figures:
         assert what in ROWS, f"there is no count {what!r}, but {', '.join(ROWS)}"
         self.counts[what] += count
 
-    def table(self) -> str:
-        """The counts as a table in Markdown."""
-        rows = [f"| {what} | {self.counts[what]:,} |" for what in ROWS if what in self.counts]
-        machine = f"{platform.machine()}, Linux {platform.release().split('-')[0]}, CPython {platform.python_version()}"
-        return "\n".join(["| what | how many |", "|---|---:|", *rows, "", f"On {machine}.", ""])
+
+def table(files: Iterable[Path]) -> str:
+    """The counts of several files, added up, as a table in Markdown."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        counts.update(json.loads(file.read_text()))
+    rows = [f"| {what} | {counts[what]:,} |" for what in ROWS if what in counts]
+    machine = f"{platform.machine()}, Linux {platform.release().split('-')[0]}, CPython {platform.python_version()}"
+    return "\n".join(["| what | how many |", "|---|---:|", *rows, "", f"{os.cpu_count()} processors, {machine}."])
 
 
 _figures: Final = pytest.StashKey[Figures]()
@@ -64,7 +73,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The two options."""
     group = parser.getgroup("shmrpc")
     group.addoption("--long", action="store_true", help="take the minutes that the full counts need")
-    group.addoption("--figures", metavar="FILE", type=Path, help="write what the run has proven to this file")
+    group.addoption(
+        "--figures", metavar="FILE", type=Path, help="write the counts of what the run has proven to this file"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -95,5 +106,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Writes the table, if it was asked for."""
     if (file := session.config.getoption("--figures")) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(session.config.stash[_figures].table())
-        sys.stdout.write(f"\nfigures: {file}\n")
+        file.write_text(json.dumps(session.config.stash[_figures].counts))
+
+
+if __name__ == "__main__":
+    print(table(map(Path, sys.argv[1:])))
