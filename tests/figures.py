@@ -1,10 +1,10 @@
 """Counts what a test run has proven: bad inputs tried, kills survived, calls lost. A plugin of pytest, loaded by conftest.
 
 A test adds to a count by the fixture ``figures``, or is counted itself by ``@pytest.mark.counted("bad inputs tried")``
-once it has passed. ``--figures FILE`` writes the counts as JSON, ``--long`` asks tests for those that take minutes. The
-table of several such files::
+once it has passed. ``--figures FILE`` writes the counts as JSON, ``--long`` asks tests for those that take minutes. A page
+of the documentation gets the table of several such files by::
 
-    python tests/figures.py FILE …
+    python tests/figures.py PAGE FILE …
 """
 
 import json
@@ -40,6 +40,10 @@ ROWS: Final = (
     "fds lost",
 )
 """In the order of the table. A count of another name is a mistake."""
+
+
+BEGIN: Final = "<!-- figures: made by a command, not by hand -->"
+END: Final = "<!-- end of figures -->"
 
 
 class Figures:
@@ -109,5 +113,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         file.write_text(json.dumps(session.config.stash[_figures].counts))
 
 
+def put_into(page: Path, text: str) -> None:
+    """Puts a table into a page, in place of the one that is there."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert end, f"{page} has no place for the table, between {BEGIN} and {END}"
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 if __name__ == "__main__":
-    print(table(map(Path, sys.argv[1:])))
+    put_into(Path(sys.argv[1]), table(map(Path, sys.argv[2:])))
