@@ -82,7 +82,7 @@ class LocalTransport:
     @property
     def peer(self) -> Peer | None:
         """This process."""
-        return Peer(os.getpid(), os.getuid(), os.getgid())
+        return Peer(os.getpid(), os.geteuid(), os.getegid())
 
     def bind(self, method: Method, options: CallOptions) -> StubMethod:
         """The coroutine function of one stub method: see `Transport.bind`."""

@@ -44,7 +44,7 @@ class LocalCall:
         self._back_to = back_to
         self._initial_sent = False
         self._trailing: Metadata = {}
-        self.peer: Final = Peer(os.getpid(), os.getuid(), os.getgid())
+        self.peer: Final = Peer(os.getpid(), os.geteuid(), os.getegid())
         self.cancelled = False
         self.answer: Final[asyncio.Future[Received | RpcError]] = loop.create_future()
         self.task: asyncio.Task[None] | None = None

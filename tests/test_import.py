@@ -40,7 +40,7 @@ LAYERS = (
     # how calls travel between two processes of a host
     "shm shm.layout shm.protocol shm.deadlines shm.doorbell shm.address",
     "shm.segment shm.slab shm.liveness shm.envelope",
-    "shm.ring shm.frames",
+    "shm.ring shm.frames shm.folders",
     "shm.arena",
     "shm.channel shm.poller shm.eager shm.control",
     "shm.settings",

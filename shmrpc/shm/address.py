@@ -88,7 +88,7 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
     _unlink_socket(temporary)  # stale: the path itself, or what a killed process left that had this pid
     try:
         sock.bind(temporary)
-        os.chmod(temporary, mode)
+        _set_mode(temporary, mode)
         sock.listen(backlog)
         if temporary != path:
             os.rename(temporary, path)
@@ -98,6 +98,18 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
         sock.close()
         raise BadAddress(f"cannot serve at {path}: {error.strerror}") from None
     return sock
+
+
+def _set_mode(path: str, mode: int) -> None:
+    """Sets the mode of a socket, and of nothing else: where others may write, one may have put a link in its place."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.EBUSY, "something else was put in its place")
+        itself = f"/proc/self/fd/{fd}"
+        os.chmod(itself if os.path.exists(itself) else path, mode)
+    finally:
+        os.close(fd)
 
 
 def inherit(fd: int) -> socket.socket:

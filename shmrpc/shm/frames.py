@@ -18,7 +18,7 @@ from shmrpc.shm import liveness
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"SHMR"
 _MOST_FDS: Final = 16  # that one recvmsg has room for; the kernel discards more
-_SPACE: Final = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(liveness.UCRED_BYTES)
+_SPACE: Final = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(liveness.UCRED_BYTES) + socket.CMSG_SPACE(4)
 
 
 class BadFrame(ValueError):
@@ -59,6 +59,7 @@ class Frame:
         """`what` is the word for it in errors; `longest` its body in bytes, `most_fds` what any such frame has."""
         self.sender: Peer | None = None
         """Who sent it, as the kernel says, where the socket asks for that (SO_PASSCRED)."""
+        self._sender_pidfd: int | None = None
         self._what = what
         self._longest = longest
         self._most_fds = most_fds
@@ -123,6 +124,10 @@ class Frame:
                 self._fds.extend(fds)
             elif kind == socket.SCM_CREDENTIALS:
                 self.sender = liveness.unpack_credentials(payload)
+            elif kind == liveness.SCM_PIDFD:
+                self._close_pidfd()
+                (pidfd,) = struct.unpack("i", payload[:4])
+                self._sender_pidfd = pidfd if pidfd >= 0 else None  # it has ended already
 
     def take_fds(self, expected: int) -> list[int]:
         """The fds, which are the caller's from now on.
@@ -137,8 +142,18 @@ class Frame:
         fds, self._fds = self._fds, []
         return fds
 
+    def take_sender_pidfd(self) -> int | None:
+        """An fd for the process that sent it, where the socket asks for that; the caller's from now on."""
+        pidfd, self._sender_pidfd = self._sender_pidfd, None
+        return pidfd
+
+    def _close_pidfd(self) -> None:
+        if (pidfd := self.take_sender_pidfd()) is not None:
+            os.close(pidfd)
+
     def close(self) -> None:
         """Closes the fds that nobody took."""
+        self._close_pidfd()
         fds, self._fds = self._fds, []
         for fd in fds:
             os.close(fd)

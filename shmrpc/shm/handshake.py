@@ -14,7 +14,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 import msgspec
 
 from shmrpc.context import Peer
-from shmrpc.errors import HandshakeError
+from shmrpc.errors import ConnectFailed, HandshakeError
 from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import doorbell, frames, liveness, segment
 from shmrpc.shm.channel import Channel
@@ -174,7 +174,7 @@ class Half:
         self._settings = settings
         self.segment: Final = segment.create(settings.geometry, settings.segment)
         try:
-            kind = doorbell.choose(settings.doorbell, same_uid=peer.uid == os.getuid())
+            kind = doorbell.choose(settings.doorbell, same_uid=peer.uid == os.geteuid())
             self.doorbell: Final = doorbell.Doorbell(kind)
         except BaseException:
             self.segment.close()
@@ -214,7 +214,7 @@ class Half:
         return Channel(self.segment, far, self.doorbell, ringer, max_message)
 
     def _check_kinds(self, theirs: Hello | Welcome, sender: Peer) -> None:
-        if theirs.doorbell == "eventfd" and sender.uid != os.getuid() and self._settings.doorbell != "eventfd":
+        if theirs.doorbell == "eventfd" and sender.uid != os.geteuid() and self._settings.doorbell != "eventfd":
             raise HandshakeError(
                 "the peer offers an eventfd, with which it could freeze this process, and it is of another uid; "
                 "set doorbell='pipe' there"
@@ -260,14 +260,19 @@ async def as_client(
 
     Raises:
         HandshakeError: the server is not who it must be, refuses, or sends what cannot be used.
+        ConnectFailed: this process cannot have the memory.
         TimeoutError: it stalls.
-        OSError: memory, fds or the socket fail.
+        OSError: the socket fails.
     """
     listener = liveness.peer_of(sock)
     if (why := settings.why_refused(listener.uid, listener.gid)) is not None:
         raise HandshakeError(f"the server's {why}")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    mine = Half(settings, listener)
+    nameless = listener.pid <= 0  # in another pid namespace: then so is whoever answers
+    liveness.ask_for_senders(sock, pidfd=nameless)
+    try:
+        mine = Half(settings, listener)
+    except OSError as error:
+        raise ConnectFailed(f"this process cannot have the memory, or the fds, for a connection: {error}") from None
     frame = new_frame()
     try:
         async with asyncio.timeout(settings.handshake_timeout):
@@ -294,7 +299,11 @@ async def as_client(
         server = frame.sender or listener
         if (why := settings.why_refused(server.uid, server.gid)) is not None:
             raise HandshakeError(f"the server's {why}")
-        pidfd = liveness.open_pidfd(server, sock if server == listener else None)
+        pidfd = frame.take_sender_pidfd()
+        if nameless:
+            liveness.ask_for_senders_no_more(sock)
+        if pidfd is None:
+            pidfd = liveness.open_pidfd(server, sock if server == listener and not nameless else None)
         try:
             channel = mine.join(_take_fds(frame), answer, server)
             mine.sent()

@@ -50,7 +50,7 @@ class Listener:
         self._greeting: set[asyncio.Task[None]] = set()
         self._orphaned: set[Session] = set()
         """Ended ones in which something still works: the handler of a one-way call does to its end."""
-        self._quota = Quota(os.getuid(), settings)
+        self._quota = Quota(os.geteuid(), settings)
         self._grace: asyncio.Timeout | None = None
         self._digests: dict[str, bytes] = {}
         self._loop.add_reader(sock.fileno(), self._accept)
@@ -152,7 +152,7 @@ class Listener:
         return session, hello
 
     def _charge_for(self, peer: Peer, sock: socket.socket) -> Charge:
-        if peer.uid == os.getuid():
+        if peer.uid == os.geteuid():
             return FREE
         quota = self._quota
         return Charge(lambda nbytes: quota.charge(self._loop, peer, sock, nbytes), partial(quota.refund, peer, sock))

@@ -5,6 +5,7 @@ becomes readable when the process exits. Credentials come from the kernel, never
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -14,7 +15,13 @@ from typing import Final
 
 from shmrpc.context import Peer
 
-_SO_PEERPIDFD: Final = 77  # asm-generic/socket.h, Linux 6.5
+UNMAPPED: Final = 65534
+"""The uid and gid that the kernel shows for one without a mapping into this user namespace (overflowuid)."""
+
+# asm-generic/socket.h and linux/socket.h, Linux 6.5.
+_SO_PASSPIDFD: Final = 76
+_SO_PEERPIDFD: Final = 77
+SCM_PIDFD: Final = 4
 _UCRED: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 UCRED_BYTES: Final = _UCRED.size
 
@@ -27,6 +34,23 @@ def peer_of(sock: socket.socket) -> Peer:
 def unpack_credentials(packed: bytes) -> Peer:
     """An SCM_CREDENTIALS message: the process that sent it."""
     return Peer(*_UCRED.unpack(packed[: _UCRED.size]))
+
+
+def ask_for_senders(sock: socket.socket, *, pidfd: bool) -> None:
+    """Has the kernel say with what comes from now on who sent it (SCM_CREDENTIALS), and also by a pidfd (SCM_PIDFD).
+
+    The second is for where pids say nothing: of another pid namespace they are all 0. An older kernel does not have it.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    if pidfd:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, 1)
+
+
+def ask_for_senders_no_more(sock: socket.socket) -> None:
+    """Ends that: each message that is received would bring a pidfd."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, 0)
 
 
 def open_pidfd(peer: Peer, sock: socket.socket | None) -> int | None:

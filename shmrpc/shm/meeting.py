@@ -5,6 +5,7 @@ When to try, and again, is `link`'s.
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final
@@ -14,12 +15,14 @@ from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import ConnectFailed, HandshakeError
 from shmrpc.introspection import Introspection
-from shmrpc.shm import address, handshake
+from shmrpc.shm import address, folders, handshake
 from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.matching import add_built_in, match
 from shmrpc.shm.outgoing import OutgoingCalls
 from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
+
+log: Final = logging.getLogger("shmrpc")
 
 OnSession = Callable[[Session], None]
 
@@ -138,9 +141,25 @@ class Meeting:
         )
 
     async def _connect(self) -> Any:
+        self._check_folders()
         until_ns = monotonic_ns() + int(self._settings.handshake_timeout * 1e9)
         while (sock := address.connect(self.path)) is None:
             if monotonic_ns() > until_ns:
                 raise ConnectFailed(f"the server at {self.path} accepts no connections: its backlog is full")
             await asyncio.sleep(0.005)
         return sock
+
+    def _check_folders(self) -> None:
+        settings = self._settings
+        if settings.trust_folder:
+            return
+        try:
+            why = folders.why_unsafe(self.path, settings.trusts, settings.allow_gids)
+        except OSError as error:  # whoever connects is told in words
+            log.debug("what leads to %s cannot be looked at: %s", self.path, error)
+            return
+        if why is not None:
+            raise HandshakeError(
+                f"{self.path} is no safe place for a socket: {why}, so others could put theirs there; change the owner or "
+                "the mode (chmod go-w), or trust them (trust_folder)"
+            )

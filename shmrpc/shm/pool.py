@@ -217,8 +217,8 @@ class Pool:
         return await self._wait_connected(self._wait)
 
     def _is_taken(self, pid: int) -> bool:
-        """Whether a link is connected to a process."""
-        return any(link.peer is not None and link.peer.pid == pid for link in self._links)
+        """Whether a link is connected to a process, where that can be told: those of other pid namespaces are all 0."""
+        return pid > 0 and any(link.peer is not None and link.peer.pid == pid for link in self._links)
 
     def _on_change(self, link: Link, lost: str) -> None:
         if self.closed:

@@ -9,9 +9,7 @@ import msgspec
 from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.shm import poller
 from shmrpc.shm.layout import Geometry
-
-UNMAPPED: Final = 65534
-"""The uid and gid that the kernel shows for one without a mapping into this user namespace (overflowuid)."""
+from shmrpc.shm.liveness import UNMAPPED
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Peers by uid; None: one's own and root."""
     allow_gids: frozenset[int] = frozenset()
     """Peers by primary gid, beside the uids."""
+    trust_folder: bool = False
+    """Whether to connect also to a socket in whose place others could put one: see `folders`."""
     debug: bool = False
     """Whether the text of unexpected errors goes to the caller."""
 
@@ -86,9 +86,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """What this side accepts of a stream."""
         return Window(self.stream_items, self.stream_bytes)
 
+    def trusts(self, uid: int, gid: int) -> bool:
+        """Whether a peer with these credentials may be talked to."""
+        return self.why_refused(uid, gid) is None
+
     def why_refused(self, uid: int, gid: int) -> str | None:
         """Why a peer with these credentials may not be talked to, or None when it may."""
-        allowed = self.allow_uids if self.allow_uids is not None else frozenset((os.getuid(), 0)) - {UNMAPPED}
+        allowed = self.allow_uids if self.allow_uids is not None else frozenset((os.geteuid(), 0)) - {UNMAPPED}
         if uid in allowed or (gid in self.allow_gids and UNMAPPED not in (uid, gid)):
             return None
         if uid == UNMAPPED:

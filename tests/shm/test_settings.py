@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from shmrpc.shm.layout import Geometry
-from shmrpc.shm.settings import MAX_IN_FLIGHT, UNMAPPED, Settings
+from shmrpc.shm.liveness import UNMAPPED
+from shmrpc.shm.settings import MAX_IN_FLIGHT, Settings
 
 ME = os.getuid()
 STRANGER = 54321
@@ -106,6 +107,6 @@ def test_nobody_knows_who_an_unmapped_user_is(monkeypatch: pytest.MonkeyPatch) -
     why = Settings(allow_gids=frozenset((77, UNMAPPED))).why_refused(UNMAPPED, 77)
     assert why == f"uid {UNMAPPED} is not mapped into this user namespace, so nobody knows who it is"
     assert Settings(allow_gids=frozenset((UNMAPPED,))).why_refused(STRANGER, UNMAPPED) is not None
-    monkeypatch.setattr(os, "getuid", lambda: UNMAPPED)  # nor who else has this one
+    monkeypatch.setattr(os, "geteuid", lambda: UNMAPPED)  # nor who else has this one
     assert Settings().why_refused(UNMAPPED, 77) == why
     assert Settings(allow_uids=frozenset((UNMAPPED,))).why_refused(UNMAPPED, UNMAPPED) is None  # said in so many words

@@ -224,3 +224,25 @@ def test_a_closed_fd_is_refused_by_the_command_line(path: str) -> None:
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "fd 99 is not a listening Unix stream socket" in done.stderr
+
+
+# Where others may write too
+
+
+async def test_a_link_that_is_put_in_the_place_of_a_new_socket_gives_nobody_a_mode(
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = folder / "secret"
+    secret.touch(0o600)
+    set_mode = address._set_mode
+
+    def put_a_link(temporary: str, mode: int) -> None:
+        os.unlink(temporary)
+        os.symlink(secret, temporary)
+        set_mode(temporary, mode)
+
+    monkeypatch.setattr(address, "_set_mode", put_a_link)
+    with pytest.raises(shmrpc.BadAddress, match=f"cannot serve at {path}: something else was put in its place"):
+        async with shmrpc.Server(Keeper(), at=path, mode=0o666):
+            raise AssertionError("served")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600

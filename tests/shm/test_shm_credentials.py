@@ -12,7 +12,8 @@ from life_processes import STRANGER, as_root, client_process, serving
 from raw_peer import Half, RawServer
 
 import shmrpc
-from shmrpc.shm.settings import UNMAPPED, Settings
+from shmrpc.shm.liveness import UNMAPPED
+from shmrpc.shm.settings import Settings
 
 pytestmark = as_root
 
@@ -22,7 +23,7 @@ ALLOWED = {0, STRANGER}
 @pytest.fixture
 def open_path(folder: Path) -> str:
     """A path that a process under any uid can reach, and serve at."""
-    folder.chmod(0o777)
+    folder.chmod(0o1777)
     return str(folder / "test.sock")
 
 
@@ -146,7 +147,7 @@ async def test_who_answers_counts_beside_who_listened(open_path: str, settings: 
 
 
 def test_an_unmapped_uid_is_refused_even_if_it_is_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: UNMAPPED)
+    monkeypatch.setattr(os, "geteuid", lambda: UNMAPPED)
     assert "is not mapped into this user namespace" in str(Settings().why_refused(UNMAPPED, UNMAPPED))
     assert Settings().why_refused(0, 0) is None
     assert Settings(allow_uids=frozenset({UNMAPPED})).why_refused(UNMAPPED, UNMAPPED) is None

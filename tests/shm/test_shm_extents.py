@@ -37,7 +37,7 @@ uvloop.new_event_loop().close()  # libuv makes a pipe for the process with its f
 @pytest.fixture
 def open_path(folder: Path) -> str:
     """A path that a process under any uid can reach."""
-    folder.chmod(0o777)
+    folder.chmod(0o1777)
     return str(folder / "test.sock")
 
 

@@ -27,7 +27,7 @@ def begun(record: str, times: int) -> bool:
 @pytest.fixture
 def open_path(folder: Path) -> str:
     """A path that a process under any uid can reach, and serve at."""
-    folder.chmod(0o777)
+    folder.chmod(0o1777)
     return str(folder / "test.sock")
 
 

@@ -25,7 +25,7 @@ ALLOWED = {0, STRANGER}
 @pytest.fixture
 def open_path(folder: Path) -> str:
     """A path that a process under any uid can reach."""
-    folder.chmod(0o777)
+    folder.chmod(0o1777)
     return str(folder / "test.sock")
 
 

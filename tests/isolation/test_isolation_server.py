@@ -1,0 +1,95 @@
+"""A server in namespaces of its own, and a client outside: it works, and both know who the other one is."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from isolated import EVERYTHING, STRANGER, isolated
+from isolation_api import Border, all_kinds
+
+import shmrpc
+from shmrpc.shm.liveness import UNMAPPED
+
+
+@pytest.fixture
+def open_path(folder: Path) -> str:
+    """Where a process under any uid can serve, and only it and root can take that away."""
+    folder.chmod(0o1777)
+    return str(folder / "test.sock")
+
+
+@pytest.mark.parametrize("namespaces", [("pid",), ("mount",), ("net",), ("user",), EVERYTHING], ids="+".join)
+async def test_a_server_in_other_namespaces_serves_all_kinds_of_calls_and_is_identified(
+    path: str, namespaces: tuple[str, ...]
+) -> None:
+    with isolated("server", path, namespaces) as server:
+        assert await server.started() == "listening"
+        async with shmrpc.connect(Border, path) as border:
+            told = await all_kinds(border)
+            assert told["peer"] == [server.pid, 0, 0]
+            pid, own = (0, 1) if "pid" in namespaces else (os.getpid(), server.pid)
+            assert told["seen"] == [pid, 0, 0, own]
+
+
+async def test_a_server_refuses_a_client_that_its_user_namespace_does_not_know(open_path: str) -> None:
+    """Root itself: to a namespace that does not map it, it is nobody."""
+    with isolated("server", open_path, EVERYTHING, {"mode": 0o666}, uid=STRANGER) as server:
+        assert await server.started() == "listening"
+        with pytest.raises(shmrpc.HandshakeError) as caught:
+            async with shmrpc.connect(Border, open_path, allow_uids={STRANGER}):
+                raise AssertionError("connected")
+        assert str(caught.value) == (
+            f"the server refused the connection: uid {UNMAPPED} is not mapped into this user namespace, so nobody knows who "
+            "it is"
+        )
+
+
+async def test_a_server_serves_those_whom_its_user_namespace_does_not_know_if_it_is_told_to(open_path: str) -> None:
+    settings = {"mode": 0o666, "allow_uids": [UNMAPPED]}
+    with isolated("server", open_path, EVERYTHING, settings, uid=STRANGER) as server:
+        assert await server.started() == "listening"
+        async with shmrpc.connect(Border, open_path, allow_uids={STRANGER}) as border:
+            told = await all_kinds(border)
+            assert told["peer"] == [server.pid, STRANGER, STRANGER]
+            assert told["seen"] == [0, UNMAPPED, UNMAPPED, 1]
+
+
+async def test_a_server_of_another_uid_is_refused_though_it_is_root_in_its_namespace(open_path: str) -> None:
+    with isolated("server", open_path, EVERYTHING, {"mode": 0o666}, uid=STRANGER) as server:
+        assert await server.started() == "listening"
+        with pytest.raises(shmrpc.HandshakeError, match=f"^the server's uid {STRANGER} .* is not allowed"):
+            async with shmrpc.connect(Border, open_path):
+                raise AssertionError("connected")
+
+
+async def test_a_server_that_is_killed_in_its_pid_namespace_is_known_to_be_dead(path: str) -> None:
+    with isolated("server", path, ("pid", "mount")) as server:
+        assert await server.started() == "listening"
+        async with shmrpc.connect(Border, path, reconnect_timeout=0) as border:
+            held = asyncio.ensure_future(border.hold())
+            while (await server.ask("held"))[0] < 1:
+                pass
+            server.kill()
+            with pytest.raises(shmrpc.ConnectionLost) as caught:
+                await held
+            assert str(caught.value).startswith(f"the peer pid {server.pid} (uid 0, gid 0) ")
+            assert caught.value.maybe_executed
+
+
+async def test_a_client_that_has_no_pid_at_the_server_is_known_to_be_dead_though_a_child_holds_its_socket(
+    path: str,
+) -> None:
+    with isolated("server", path, ("pid", "mount")) as server:
+        assert await server.started() == "listening"
+        with isolated("client", path, ()) as client:
+            assert (await client.started())["seen"] == [0, 0, 0, 1]
+            client.say("hold")
+            while (await server.ask("held")) != [1, 0]:
+                pass
+            client.say("beget")
+            assert await client.hear() == "begot"
+            client.kill()
+            while (await server.ask("held")) != [1, 1]:
+                pass
+            await client.heard_out()
