@@ -149,6 +149,34 @@ async def test_a_connection_ends_with_the_process_that_connected_it_whoever_uses
                 await until(lambda: pid not in [peer[0] for peer in peers_of(server)], "its connection to end")
 
 
+def listener_of(uid: int, path: str) -> socket.socket:
+    """A listening socket that a process under another uid has made, and passed on before it ended."""
+    ours, theirs = socket.socketpair()
+
+    def make() -> None:
+        os.seteuid(uid)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+            sock.listen()
+            socket.send_fds(theirs, [b"x"], [sock.fileno()])
+
+    with ours, theirs, child(make):
+        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+    return socket.socket(fileno=fd)
+
+
+async def test_a_socket_that_a_stranger_made_is_refused_whoever_answers_there(folder: Path) -> None:
+    folder.chmod(0o1777)
+    path = str(folder / "test.sock")
+    made = listener_of(STRANGER, path)
+    async with shmrpc.Server(Guard(), at=path, fd=made.detach()):
+        with pytest.raises(shmrpc.HandshakeError, match=f"^the server's uid {STRANGER} .* is not allowed"):
+            async with shmrpc.connect(Border, path):
+                raise AssertionError("connected")
+        async with shmrpc.connect(Border, path, allow_uids={0, STRANGER}) as border:
+            assert (await border.seen())[0] == os.getpid()
+
+
 # Real and effective
 
 
