@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,17 @@ from isolation_api import NOBODY
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
-PATIENCE: Final = 60.0
+PATIENCE: Final = 40.0
 """Seconds after which a test that waits has failed."""
 STRANGER: Final = NOBODY
 EVERYTHING: Final = ("mount", "pid", "net", "ipc", "user")
+USUAL: Final = (("pid",), EVERYTHING)
+"""What plain test runs go through; one namespace after the other takes ``--long``."""
 SHM: Final = "64k"
 """How large the only `/dev/shm` is that a process in a mount namespace of its own has."""
+
+
+_numbers: Final = count()
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
@@ -63,7 +69,7 @@ class Isolated:
         proc: bool = True,
     ) -> None:
         folder, name = os.path.split(path)
-        root = Path(f"{folder}.{part}")  # beside the shared folder, not in it
+        root = Path(f"{folder}.{next(_numbers)}")  # beside the shared folder, not in it
         root.mkdir()
         how = {
             "part": part,
@@ -105,6 +111,12 @@ class Isolated:
         """One command and its answer."""
         self.say(command)
         return await self.hear()
+
+    async def ask_until(self, command: str, wanted: object) -> None:
+        """Asks until that is the answer."""
+        deadline = time.monotonic() + PATIENCE
+        while (answer := await self.ask(command)) != wanted:
+            assert time.monotonic() < deadline, f"the answer to {command!r} is still {answer!r} after {PATIENCE} s"
 
     def say(self, command: str) -> None:
         """One command."""

@@ -147,7 +147,9 @@ async def client(path: str, settings: dict[str, Any]) -> None:
 
 
 async def server(path: str, settings: dict[str, Any]) -> None:
-    """Serves until its input ends. Told to ``beget``, it leaves a child."""
+    """Serves until its input ends. Told to ``beget``, it leaves a child; it says how many calls were ``held`` and have
+    ended, and what is ``charged`` to other uids.
+    """
     guard = Guard()
     async with shmrpc.Server(guard, at=path, **settings) as serving:
         assert serving._listener is not None
@@ -156,6 +158,8 @@ async def server(path: str, settings: dict[str, Any]) -> None:
             match line:
                 case "beget":
                     beget(serving._listener.sessions)
+                case "charged":
+                    say(sum(serving._listener._quota._bytes.values()))
                 case "held":
                     say([guard.held, guard.ended])
 

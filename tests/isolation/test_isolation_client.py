@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isolated import EVERYTHING, STRANGER, isolated, until
-from isolation_api import Guard
+from figures import Figures
+from isolated import EVERYTHING, STRANGER, USUAL, isolated, until
+from isolation_api import Border, Guard, all_kinds
 
 import shmrpc
-from shmrpc.shm import handshake
+from shmrpc.client import open_stub
+from shmrpc.context import Peer
+from shmrpc.shm import handshake, liveness
 from shmrpc.shm.liveness import UNMAPPED
 
 ALLOWED = {0, STRANGER}
@@ -41,8 +44,10 @@ def charged_to(server: shmrpc.Server, uid: int) -> int:
 
 @pytest.mark.parametrize("namespaces", [(), ("pid",), ("mount",), ("net",), ("user",), EVERYTHING], ids="+".join)
 async def test_a_client_in_other_namespaces_makes_all_kinds_of_calls_and_is_identified(
-    path: str, namespaces: tuple[str, ...]
+    path: str, namespaces: tuple[str, ...], figures: Figures
 ) -> None:
+    if namespaces not in USUAL and not figures.long:
+        pytest.skip("one namespace at a time takes --long")
     async with shmrpc.Server(Guard(), at=path) as server:
         with isolated("client", path, namespaces) as client:
             told = await client.started()
@@ -139,6 +144,7 @@ async def test_posix_memory_that_a_tiny_dev_shm_has_no_room_for_is_said_to_be_so
 # Death across pid namespaces
 
 
+@pytest.mark.counted("kills survived")
 async def test_a_client_that_is_killed_in_its_pid_namespace_is_gone_and_its_memory_with_it(open_path: str) -> None:
     guard = Guard()
     async with shmrpc.Server(guard, at=open_path, mode=0o666, allow_uids=ALLOWED) as server:
@@ -153,6 +159,7 @@ async def test_a_client_that_is_killed_in_its_pid_namespace_is_gone_and_its_memo
             await until(lambda: not charged_to(server, STRANGER), "its charge to end")
 
 
+@pytest.mark.counted("kills survived")
 async def test_a_server_that_has_no_pid_in_the_clients_namespace_is_known_to_be_dead_though_a_child_holds_its_socket(
     path: str,
 ) -> None:
@@ -161,8 +168,7 @@ async def test_a_server_that_has_no_pid_in_the_clients_namespace_is_known_to_be_
         with isolated("client", path, ("pid", "mount"), {"reconnect_timeout": 0.0}) as client:
             assert (await client.started())["peer"] == [0, 0, 0]
             client.say("hold")
-            while (await server.ask("held"))[0] < 1:
-                pass
+            await server.ask_until("held", [1, 0])
             assert await server.ask("beget") == "begot"
             server.kill()
             assert (
@@ -205,6 +211,18 @@ async def test_who_answers_is_watched_and_not_who_made_the_socket_where_both_hav
             os.waitpid(maker, 0)  # noqa: ASYNC222
             assert (await client.ask("again"))["seen"] == [client.pid, 0, 0, os.getpid()]
             assert sessions_of(server) == before
+
+
+async def test_pidfds_come_with_the_handshake_and_with_nothing_after_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "peer_of", lambda sock: Peer(0, os.geteuid(), os.getegid()))  # as in a pid namespace
+    async with shmrpc.Server(Guard(), at=path), shmrpc.connect(Border, path) as border:
+        transport: Any = open_stub(border)[1]
+        session = transport._session
+        assert session._watch is not None
+        assert session.memory.control._sock.getsockopt(socket.SOL_SOCKET, liveness._SO_PASSPIDFD) == 0
+        await all_kinds(border)
 
 
 async def test_links_of_a_pool_do_not_take_all_servers_without_a_pid_for_one(

@@ -166,7 +166,7 @@ def listener_of(uid: int, path: str) -> socket.socket:
 
 
 async def test_a_socket_that_a_stranger_made_is_refused_whoever_answers_there(folder: Path) -> None:
-    folder.chmod(0o1777)
+    os.chmod(folder, 0o1777)
     path = str(folder / "test.sock")
     made = listener_of(STRANGER, path)
     async with shmrpc.Server(Guard(), at=path, fd=made.detach()):

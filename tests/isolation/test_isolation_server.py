@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from isolated import EVERYTHING, STRANGER, isolated
+from figures import Figures
+from isolated import EVERYTHING, STRANGER, USUAL, isolated
 from isolation_api import Border, all_kinds
 
 import shmrpc
@@ -21,8 +22,10 @@ def open_path(folder: Path) -> str:
 
 @pytest.mark.parametrize("namespaces", [("pid",), ("mount",), ("net",), ("user",), EVERYTHING], ids="+".join)
 async def test_a_server_in_other_namespaces_serves_all_kinds_of_calls_and_is_identified(
-    path: str, namespaces: tuple[str, ...]
+    path: str, namespaces: tuple[str, ...], figures: Figures
 ) -> None:
+    if namespaces not in USUAL and not figures.long:
+        pytest.skip("one namespace at a time takes --long")
     with isolated("server", path, namespaces) as server:
         assert await server.started() == "listening"
         async with shmrpc.connect(Border, path) as border:
@@ -63,13 +66,13 @@ async def test_a_server_of_another_uid_is_refused_though_it_is_root_in_its_names
                 raise AssertionError("connected")
 
 
+@pytest.mark.counted("kills survived")
 async def test_a_server_that_is_killed_in_its_pid_namespace_is_known_to_be_dead(path: str) -> None:
     with isolated("server", path, ("pid", "mount")) as server:
         assert await server.started() == "listening"
         async with shmrpc.connect(Border, path, reconnect_timeout=0) as border:
             held = asyncio.ensure_future(border.hold())
-            while (await server.ask("held"))[0] < 1:
-                pass
+            await server.ask_until("held", [1, 0])
             server.kill()
             with pytest.raises(shmrpc.ConnectionLost) as caught:
                 await held
@@ -77,6 +80,7 @@ async def test_a_server_that_is_killed_in_its_pid_namespace_is_known_to_be_dead(
             assert caught.value.maybe_executed
 
 
+@pytest.mark.counted("kills survived")
 async def test_a_client_that_has_no_pid_at_the_server_is_known_to_be_dead_though_a_child_holds_its_socket(
     path: str,
 ) -> None:
@@ -85,11 +89,27 @@ async def test_a_client_that_has_no_pid_at_the_server_is_known_to_be_dead_though
         with isolated("client", path, ()) as client:
             assert (await client.started())["seen"] == [0, 0, 0, 1]
             client.say("hold")
-            while (await server.ask("held")) != [1, 0]:
-                pass
+            await server.ask_until("held", [1, 0])
             client.say("beget")
             assert await client.hear() == "begot"
             client.kill()
-            while (await server.ask("held")) != [1, 1]:
-                pass
+            await server.ask_until("held", [1, 1])
             await client.heard_out()
+
+
+@pytest.mark.counted("kills survived")
+async def test_what_one_client_without_a_pid_was_given_is_charged_until_its_own_end(open_path: str) -> None:
+    """All of them are pid 0 to the server; the end of one must not pay for another one's memory."""
+    settings = {"mode": 0o666, "allow_uids": [0, STRANGER]}
+    with isolated("server", open_path, ("pid", "mount"), settings) as server:
+        assert await server.started() == "listening"
+        with isolated("client", open_path, ("mount",), uid=STRANGER) as first:
+            assert (await first.started())["seen"] == [0, STRANGER, STRANGER, 1]
+            of_one = await server.ask("charged")
+            with isolated("client", open_path, ("mount",), uid=STRANGER) as second:
+                await second.started()
+                assert await server.ask("charged") == 2 * of_one > 0
+                first.kill()
+                await server.ask_until("charged", of_one)
+                second.kill()
+            await server.ask_until("charged", 0)

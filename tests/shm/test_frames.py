@@ -7,10 +7,11 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from shmrpc.shm import frames
+from shmrpc.shm import frames, liveness
 from shmrpc.shm.frames import BadFrame, Frame
 
 
@@ -97,6 +98,41 @@ def test_who_sent_it_is_known_where_the_socket_asks(ends: Ends) -> None:
     assert frame.sender is not None
     assert (frame.sender.pid, frame.sender.uid) == (os.getpid(), os.getuid())
     frame.close()
+
+
+def pidfd_of(frame: Frame) -> str | None:
+    """What process the frame's pidfd is of, as the kernel says."""
+    if (pidfd := frame.take_sender_pidfd()) is None:
+        return None
+    told = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    os.close(pidfd)
+    return next(line.split()[1] for line in told.splitlines() if line.startswith("Pid:"))
+
+
+def test_who_sent_it_is_known_by_a_pidfd_where_the_socket_asks_and_no_longer(ends: Ends) -> None:
+    liveness.ask_for_senders(ends.near, pidfd=True)
+    if not ends.near.getsockopt(socket.SOL_SOCKET, 76):
+        pytest.skip("this kernel is older than 6.5, it has no SO_PASSPIDFD")
+    child = os.fork()
+    if not child:
+        ends.say(frames.pack(b"child"))
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # dead, and its pid not yet another one's
+    from_child, mine, left, later = new(), new(), new(), new()
+    assert from_child.receive_nowait(ends.near) == b"child"
+    assert pidfd_of(from_child) in (str(child), "-1")
+    os.waitpid(child, 0)
+    for said in (b"one", b"two"):
+        ends.say(frames.pack(said))
+    assert mine.receive_nowait(ends.near) == b"one"
+    assert pidfd_of(mine) == str(os.getpid())
+    assert mine.take_sender_pidfd() is None
+    assert left.receive_nowait(ends.near) == b"two"
+    left.close()  # and what it brought
+    liveness.ask_for_senders_no_more(ends.near)
+    ends.say(frames.pack(b"three"))
+    assert later.receive_nowait(ends.near) == b"three"
+    assert later.take_sender_pidfd() is None
 
 
 # What is no frame

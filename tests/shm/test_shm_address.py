@@ -229,11 +229,16 @@ def test_a_closed_fd_is_refused_by_the_command_line(path: str) -> None:
 # Where others may write too
 
 
+@pytest.mark.parametrize("is_socket", [False, True], ids=["a file", "a socket"])
 async def test_a_link_that_is_put_in_the_place_of_a_new_socket_gives_nobody_a_mode(
-    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, *, is_socket: bool
 ) -> None:
     secret = folder / "secret"
-    secret.touch(0o600)
+    if is_socket:  # of another server
+        make_stale(str(secret))
+    else:
+        write(str(secret), "")
+    os.chmod(secret, 0o600)
     set_mode = address._set_mode
 
     def put_a_link(temporary: str, mode: int) -> None:
@@ -245,4 +250,4 @@ async def test_a_link_that_is_put_in_the_place_of_a_new_socket_gives_nobody_a_mo
     with pytest.raises(shmrpc.BadAddress, match=f"cannot serve at {path}: something else was put in its place"):
         async with shmrpc.Server(Keeper(), at=path, mode=0o666):
             raise AssertionError("served")
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(secret).st_mode) == 0o600
