@@ -26,6 +26,7 @@ from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, Unimplemented, WrongLoop
 from shmrpc.failure import error_of, failure_of
 from shmrpc.interceptors.call import Interceptor, checked
+from shmrpc.legible import one_line
 from shmrpc.local_call import LocalCall, Received
 from shmrpc.local_flows import LocalFlow
 from shmrpc.methods import Method
@@ -278,7 +279,7 @@ class LocalTransport:
         if isinstance(error, RpcError):
             call.served.count_failure(error.code)
         if call.served.method.oneway and isinstance(error, RpcError) and not isinstance(error, Internal):
-            log.warning("%s failed, and is one-way, so that nobody is told: %s", call.method_name, error)
+            log.warning("%s failed, and is one-way, so that nobody is told: %s", call.method_name, one_line(error))
 
     async def _serve(self, call: LocalCall, received: Received) -> None:
         running.set(call)

@@ -15,7 +15,7 @@ PACKAGE = Path(shmrpc.__file__).parent
 
 LAYERS = (
     # what a call is
-    "errors buffers dtypes",
+    "errors buffers dtypes legible",
     "retry",
     "context arrays",
     "exporters single policy",
@@ -38,8 +38,8 @@ LAYERS = (
     "local_flows",
     "local_call",
     # how calls travel between two processes of a host
-    "shm shm.layout shm.protocol shm.deadlines shm.doorbell shm.address",
-    "shm.segment shm.slab shm.liveness shm.envelope",
+    "shm shm.disposal shm.layout shm.protocol shm.deadlines shm.address",
+    "shm.segment shm.doorbell shm.slab shm.liveness shm.envelope",
     "shm.ring shm.frames shm.folders",
     "shm.arena",
     "shm.channel shm.poller shm.eager shm.control",

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from shmrpc.errors import Code
 from shmrpc.interceptors.call import Intercepted, Proceed
+from shmrpc.legible import one_line
 
 log: Final = logging.getLogger("shmrpc.calls")
 
@@ -51,7 +52,7 @@ def _write(call: Intercepted, began_ns: int, error: BaseException | None) -> Non
             call.peer or "nobody",
             code.name,
             nanoseconds / 1e6,
-            f": {error}" if str(error or "") else "",
+            f": {one_line(error)}" if str(error or "") else "",
             extra={
                 "rpc_method": call.method,
                 "rpc_kind": call.kind,

@@ -7,6 +7,7 @@ from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Endpoint, Lease, Peer
 from shmrpc.contract import Contract
 from shmrpc.errors import Unimplemented
+from shmrpc.legible import one_line
 from shmrpc.methods import Method
 from shmrpc.shm.calling import Calling
 from shmrpc.shm.handshake import Offered
@@ -66,6 +67,7 @@ class Backward:
             return
         if all(service.name != contract.name for service in self._exposed):
             names = ", ".join(service.name for service in self._exposed) or "nothing"
+            names = one_line(names)
             raise Unimplemented(f"the client {self.peer} exposes {names}, not {contract.name} (connect(…, exposes=…))")
         matched = match(contract, self._exposed, self.path)
         self._calls.numbers.update(matched.numbers)

@@ -5,12 +5,11 @@ exporter whose death, on any thread and at any time, releases the lease; it keep
 read after the connection has ended and the peer has died.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from shmrpc.errors import ProtocolError
-from shmrpc.shm import envelope, ring, segment
+from shmrpc.shm import disposal, envelope, ring, segment
 from shmrpc.shm.arena import EXTENT_SHIFT, Arena, Block, ForgedRelease
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.control import MOST_EXTENTS, Attach, Control, Detach
@@ -95,7 +94,7 @@ class Borrowed:
             if (why := self._charge.charge(message.nbytes)) is not None:
                 raise ProtocolError(f"the peer's extent was refused: {why}")
         except BaseException:
-            os.close(fd)
+            disposal.put_away(fd)
             raise
         try:
             extent = segment.attach_extent(

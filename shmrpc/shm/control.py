@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 
 from shmrpc.errors import ProtocolError
-from shmrpc.shm import frames
+from shmrpc.shm import disposal, frames
 from shmrpc.shm.segment import Kind
 
 log: Final = logging.getLogger("shmrpc")
@@ -324,11 +324,7 @@ class Control:
         self.closed = self._ended = True
         self._unwatch()
         self._incoming.close()
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)  # a forked child may hold a copy, which close alone would leave open
-        except OSError:
-            log.debug("the control socket was gone already")
-        self._sock.close()
+        disposal.put_away_socket(self._sock)
 
     def forget(self) -> None:
         """In a forked child: closes this copy of the fds, and touches neither the loop nor the connection: the parent's."""

@@ -12,10 +12,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 import threading
 from abc import ABC, abstractmethod
 from typing import Final, Literal, Protocol
+
+from shmrpc.shm import disposal
 
 Kind = Literal["eventfd", "pipe"]
 
@@ -141,37 +142,16 @@ def open_ringer(fd: int, kind: Kind) -> Ringer:
     """
     try:
         if kind == "eventfd":
-            _check_eventfd(fd)
+            if not disposal.is_eventfd(fd):
+                raise BadDoorbell(f"the peer's doorbell is {disposal.target_of(fd)!r}, it declared an eventfd")
             os.set_blocking(fd, False)
             return _EventRinger(fd)
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-            raise BadDoorbell("the peer's doorbell is not the pipe that it declared")
+        if not disposal.is_pipe(fd):
+            raise BadDoorbell(f"the peer's doorbell is {disposal.target_of(fd)!r}, it declared a pipe")
         return _open_pipe(fd)
     except BaseException:
-        os.close(fd)
+        disposal.put_away(fd)
         raise
-
-
-def _check_eventfd(fd: int) -> None:
-    try:
-        target = os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # there is no /proc in this sandbox
-        target = _kind_without_proc(fd)
-    if target != "anon_inode:[eventfd]":
-        raise BadDoorbell(f"the peer's doorbell is {target!r}, it declared an eventfd")
-
-
-def _kind_without_proc(fd: int) -> str:
-    """What `/proc` says of an eventfd, if one that nobody can see takes a zero as an eventfd does, and nothing shorter."""
-    if stat.S_IFMT(os.fstat(fd).st_mode):
-        return "a file"
-    os.set_blocking(fd, False)
-    try:
-        os.write(fd, bytes(7))
-    except OSError as error:
-        if error.errno == errno.EINVAL and os.write(fd, bytes(8)) == 8:
-            return "anon_inode:[eventfd]"
-    return "an object without a name"
 
 
 def _open_pipe(fd: int) -> Ringer:

@@ -13,11 +13,11 @@ from typing import Final
 import anyio
 
 from shmrpc.context import Peer
-from shmrpc.shm import liveness
+from shmrpc.shm import disposal, liveness
 
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"SHMR"
-_MOST_FDS: Final = 16  # that one recvmsg has room for; the kernel discards more
+_MOST_FDS: Final = 253  # SCM_MAX_FD, all that can come at once: what there is no room for the kernel would close here
 _SPACE: Final = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(liveness.UCRED_BYTES) + socket.CMSG_SPACE(4)
 
 
@@ -84,8 +84,7 @@ class Frame:
                 raise BadFrame(self._wrong_number(self._most_fds))
             if flags & socket.MSG_CTRUNC:
                 raise BadFrame(
-                    f"fds that the peer sent with its {self._what} were lost: there were more than {_MOST_FDS}, or this "
-                    "process may not have more (ulimit -n)"
+                    f"fds that the peer sent with its {self._what} were lost: this process may not have more (ulimit -n)"
                 )
             if not chunk:
                 raise ConnectionResetError(f"the peer hung up in the {self._what}")
@@ -156,7 +155,7 @@ class Frame:
         self._close_pidfd()
         fds, self._fds = self._fds, []
         for fd in fds:
-            os.close(fd)
+            disposal.put_away(fd)
 
     def _wrong_number(self, expected: int) -> str:
         return f"the peer sent {len(self._fds)} fds with its {self._what}, expected are exactly {expected}"

@@ -16,7 +16,8 @@ import msgspec
 from shmrpc.context import Peer
 from shmrpc.errors import ConnectFailed, HandshakeError
 from shmrpc.inlet import DEFAULT_WINDOW, Window
-from shmrpc.shm import doorbell, frames, liveness, segment
+from shmrpc.legible import one_line
+from shmrpc.shm import disposal, doorbell, frames, liveness, segment
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.layout import BadGeometry, Geometry
 from shmrpc.shm.settings import MIN_MESSAGE, Settings
@@ -196,9 +197,9 @@ class Half:
             self._check_kinds(theirs, sender)
             ringer = doorbell.open_ringer(doorbell_fd, theirs.doorbell)
         except (HandshakeError, doorbell.BadDoorbell, OSError) as error:
-            os.close(segment_fd)
+            disposal.put_away(segment_fd)
             if isinstance(error, HandshakeError):
-                os.close(doorbell_fd)
+                disposal.put_away(doorbell_fd)
             raise HandshakeError(str(error)) from None
         try:
             limit = self._settings.max_segment_bytes
@@ -335,7 +336,7 @@ def rejection_error(rejection: Rejection) -> HandshakeError:
     from shmrpc.errors import ContractMismatch
 
     cls = ContractMismatch if rejection.code == "contract" else HandshakeError
-    return cls(f"the server refused the connection: {rejection.message}")
+    return cls(f"the server refused the connection: {one_line(rejection.message)}")
 
 
 async def receive_hello(sock: socket.socket, frame: frames.Frame) -> Hello:
@@ -345,21 +346,37 @@ async def receive_hello(sock: socket.socket, frame: frames.Frame) -> Hello:
     return hello
 
 
-async def answer_hello(
-    sock: socket.socket, hello: Hello, frame: frames.Frame, peer: Peer, offered: list[Offered], settings: Settings
-) -> Answered:
-    """The server's second step: makes the channel and sends the welcome.
+class Joined(NamedTuple):
+    """Both halves, at the server, of which the client does not know yet."""
+
+    mine: Half
+    channel: Channel
+
+
+def join_client(hello: Hello, frame: frames.Frame, peer: Peer, settings: Settings) -> Joined:
+    """The server's second step: makes the channel.
 
     Raises:
         HandshakeError: the client's fds are not what it declared.
-        OSError: memory, fds or the socket fail.
+        OSError: memory or fds fail.
     """
     mine = Half(settings, peer)
     try:
-        channel = mine.join(_take_fds(frame), hello, peer)
+        return Joined(mine, mine.join(_take_fds(frame), hello, peer))
     except BaseException:
         mine.close()
         raise
+
+
+async def answer_hello(
+    sock: socket.socket, hello: Hello, joined: Joined, offered: list[Offered], settings: Settings
+) -> Answered:
+    """The server's last step: sends the welcome.
+
+    Raises:
+        OSError: the socket fails.
+    """
+    mine, channel = joined
     welcome = Welcome(
         version=VERSION,
         features=agreed_features(hello.features),

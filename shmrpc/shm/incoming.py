@@ -27,6 +27,7 @@ from shmrpc.errors import (
 )
 from shmrpc.failure import Failure, failure_of
 from shmrpc.inlet import DEFAULT_WINDOW, Window
+from shmrpc.legible import one_line
 from shmrpc.shm import envelope
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.deadlines import NEVER, DeadlineTimer
@@ -185,7 +186,7 @@ class IncomingCalls:
             except InvalidArgument as explained:
                 error = InvalidArgument(str(explained))  # without the frames that led to it, which keep the views
         if served.method.oneway:
-            log.warning("%s was refused, and is one-way, so that nobody is told: %s", served.full_name, error)
+            log.warning("%s was refused, and is one-way, so that nobody is told: %s", served.full_name, one_line(error))
         self._refuse_unstarted(call_id, served, error if isinstance(error, RpcError) else InvalidArgument(str(error)))
 
     def _refuse_unstarted(self, call_id: int, served: ServedMethod, error: RpcError) -> None:
@@ -350,7 +351,7 @@ class IncomingCalls:
         if isinstance(error, asyncio.CancelledError):
             error = _status_of_cancellation(call)
         if served.method.oneway and isinstance(error, RpcError):
-            log.warning("%s failed, and is one-way, so that nobody is told: %s", served.full_name, error)
+            log.warning("%s failed, and is one-way, so that nobody is told: %s", served.full_name, one_line(error))
         failure = failure_of(error, served.contract, served.full_name, what=what, debug=self._debug)
         call.count_failure(failure.code)
         payload = envelope.encode_failure(failure)

@@ -6,6 +6,7 @@ quota, its hello against the deadline, its fds against what it declared.
 
 import asyncio
 import contextvars
+import errno
 import logging
 import os
 import socket
@@ -18,7 +19,8 @@ from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import HandshakeError
 from shmrpc.introspection import RESERVED
-from shmrpc.shm import address, frames, handshake, liveness
+from shmrpc.legible import one_line
+from shmrpc.shm import address, disposal, frames, handshake, liveness
 from shmrpc.shm.backward import Backward
 from shmrpc.shm.extents import FREE, Charge
 from shmrpc.shm.incoming import IncomingCalls
@@ -72,6 +74,8 @@ class Listener:
             if self._sock is None:
                 return
             try:
+                if disposal.closing() >= disposal.MOST:
+                    raise OSError(errno.EBUSY, "what peers sent takes long to close")
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
@@ -86,6 +90,7 @@ class Listener:
                 self._loop.call_later(ACCEPT_PAUSE, self._resume)
                 return
             sock.setblocking(False)
+            disposal.receive_all(sock)
             task = self._loop.create_task(self._greet(sock), name=f"shmrpc handshake at {self.path}")
             self._greeting.add(task)
             task.add_done_callback(self._greeting.discard)
@@ -100,10 +105,10 @@ class Listener:
         peer = liveness.peer_of(sock)
         met: tuple[Session, handshake.Hello] | None = None
         frame = handshake.new_frame()
-        why = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
+        unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
         try:
-            if why is not None:
-                raise HandshakeError(why)
+            if unwelcome is not None:
+                raise HandshakeError(unwelcome)
             async with asyncio.timeout(self._settings.handshake_timeout):
                 met = await self._shake_hands(sock, peer, frame)
             if met is not None:  # the session owns the socket and its place in the quota from now on
@@ -111,14 +116,15 @@ class Listener:
         except (HandshakeError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
                 error = HandshakeError(f"no handshake within {self._settings.handshake_timeout} s (handshake_timeout)")
-            log.warning("%s was refused at %s: %s", peer, self.path, error)
+            why = one_line(error)
+            log.warning("%s was refused at %s: %s", peer, self.path, why)
             if isinstance(error, HandshakeError):
-                self._reject(sock, "refused", str(error))
+                self._reject(sock, "refused", why)
         finally:
             frame.close()
             if met is None:
-                sock.close()
-                if why is None:
+                disposal.put_away_socket(sock)
+                if unwelcome is None:
                     self._quota.close(peer)
 
     async def _shake_hands(
@@ -134,10 +140,11 @@ class Listener:
         if (why := self._quota.charge(self._loop, peer, sock, settings.geometry.segment_bytes)) is not None:
             raise HandshakeError(why)
         try:
-            answered = await handshake.answer_hello(sock, hello, frame, peer, offered, settings)
-        except HandshakeError:
+            joined = handshake.join_client(hello, frame, peer, settings)
+        except BaseException:  # it has got nothing
             self._quota.refund(peer, sock, settings.geometry.segment_bytes)
             raise
+        answered = await handshake.answer_hello(sock, hello, joined, offered, settings)
         session = Session(
             self._loop,
             answered.channel,
@@ -200,7 +207,8 @@ class Listener:
             if (contract := contracts.get(want.name)) is None:
                 if want.name.startswith(RESERVED):  # one that a later version has: nothing to refuse a client for
                     continue
-                return f"there is no service {want.name} at {self.path}; there is {', '.join(self._dispatcher.names)}"
+                name = one_line(want.name)
+                return f"there is no service {name} at {self.path}; there is {', '.join(self._dispatcher.names)}"
             offered.append(self._describe(contract, in_full=want.digest != self._digest(contract)))
         return offered
 
@@ -254,8 +262,18 @@ class Listener:
         self._loop.remove_reader(self._sock.fileno())
         if self._inode is not None:
             address.unlink_own(self.path, self._inode)
+            self._put_away_backlog()
         self._sock.close()
         self._sock = None
+
+    def _put_away_backlog(self) -> None:
+        """Hangs up on those who were not accepted yet: the kernel would, but wait for what they sent to be closed."""
+        assert self._sock is not None
+        try:
+            while True:
+                disposal.put_away_socket(self._sock.accept()[0])
+        except OSError as error:  # there is none
+            log.debug("the backlog at %s was let go: %s", self.path, error)
 
     async def drain(self, grace: float) -> bool:
         """Stops accepting, tells every client the last call that counts, and waits for what runs.
@@ -321,8 +339,8 @@ class Listener:
 
 
 def _close_if_never_begun(sock: socket.socket, greeting: "asyncio.Task[None]") -> None:
-    if greeting.cancelled():  # perhaps before its first step
-        sock.close()
+    if greeting.cancelled() and sock.fileno() >= 0:  # before its first step
+        disposal.put_away_socket(sock)
 
 
 _live: weakref.WeakSet[Listener] = weakref.WeakSet()

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from shmrpc.contract import Contract
 from shmrpc.errors import ContractMismatch
+from shmrpc.legible import one_line
 from shmrpc.shm.handshake import Offered
 
 
@@ -51,7 +52,7 @@ def _add(matched: Matched, contract: Contract, service: Offered) -> list[str]:
         if method is None:
             continue
         if (why := method.signature.why_unfit(signature)) is not None:
-            wrong.append(f"{signature.name}: {why}; expected {method.signature}, the server has {signature}")
+            wrong.append(one_line(f"{signature.name}: {why}; expected {method.signature}, the server has {signature}"))
         elif len(signature.parameters) < method.arity:
             matched.narrow[method.full_name] = service.first_method + offset, len(signature.parameters)
         else:

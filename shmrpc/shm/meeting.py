@@ -15,7 +15,7 @@ from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import ConnectFailed, HandshakeError
 from shmrpc.introspection import Introspection
-from shmrpc.shm import address, folders, handshake
+from shmrpc.shm import address, disposal, folders, handshake
 from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.matching import add_built_in, match
 from shmrpc.shm.outgoing import OutgoingCalls
@@ -70,14 +70,14 @@ class Meeting:
         try:
             accepted = await handshake.as_client(sock, wanted, self._settings, self._offers())
         except TimeoutError:
-            sock.close()
+            disposal.put_away_socket(sock)
             text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
             raise HandshakeError(f"{text} (handshake_timeout)") from None
         except OSError as error:
-            sock.close()
+            disposal.put_away_socket(sock)
             raise ConnectFailed(f"the server at {self.path} went away in the handshake: {error}") from None
         except BaseException:
-            sock.close()
+            disposal.put_away_socket(sock)
             raise
         session = Session(
             loop,
@@ -147,6 +147,7 @@ class Meeting:
             if monotonic_ns() > until_ns:
                 raise ConnectFailed(f"the server at {self.path} accepts no connections: its backlog is full")
             await asyncio.sleep(0.005)
+        disposal.receive_all(sock)
         return sock
 
     def _check_folders(self) -> None:

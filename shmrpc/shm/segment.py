@@ -19,6 +19,7 @@ import stat
 import sys
 from typing import Any, Final, Literal
 
+from shmrpc.shm import disposal
 from shmrpc.shm.layout import HEADER_BYTES, PAGE, Geometry
 
 Kind = Literal["memfd", "posix"]
@@ -212,7 +213,7 @@ def attach(fd: int, geometry: Geometry, kind: Kind, *, max_segment_bytes: int) -
         geometry.check(max_segment_bytes)
         mapping = _map_peers(fd, geometry.segment_bytes, kind, "segment")
     finally:
-        os.close(fd)
+        disposal.put_away(fd)
     try:
         geometry.check_header(bytes(mapping[:HEADER_BYTES]))
     except BaseException:
@@ -235,17 +236,21 @@ def attach_extent(fd: int, nbytes: int, kind: Kind, *, allow_posix: bool, max_by
             raise BadSegment("the peer's extent is POSIX shared memory, which cannot be sealed")
         mapping = _map_peers(fd, nbytes, kind, "extent")
     finally:
-        os.close(fd)
+        disposal.put_away(fd)
     return PeerExtent(mapping, None, kind, nbytes)
 
 
 def _map_peers(fd: int, size: int, kind: Kind, what: str) -> mmap.mmap:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise BadSegment(f"the peer's {what} is {_file_kind(status.st_mode)}, not shared memory")
     if kind == "memfd":
+        # First: this asks the kernel alone, while fstat would ask whatever file system the peer has found, and wait for it.
         _check_seals(fd, what)
-    elif fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY or status.st_nlink:
+        _drop_pages_behind_the_end(fd, size, what)
+    status = os.fstat(fd)
+    if kind == "posix" and (
+        not stat.S_ISREG(status.st_mode)
+        or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        or status.st_nlink
+    ):
         raise BadSegment(f"the peer's POSIX {what} must be unlinked and its fd opened read-only")
     if status.st_size != size:
         raise BadSegment(f"the peer's {what} has {status.st_size} bytes, it declared {size}")
@@ -254,11 +259,19 @@ def _map_peers(fd: int, size: int, kind: Kind, what: str) -> mmap.mmap:
     return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, **_untracked())
 
 
-def _check_seals(fd: int, what: str) -> None:
+def _drop_pages_behind_the_end(fd: int, size: int, what: str) -> None:
+    """Else they count as allocated, and make a sparse memfd look full. That it has this size is checked afterwards."""
     try:
-        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        os.ftruncate(fd, size)
     except OSError as error:
-        raise BadSegment(f"the peer's {what} is a file that cannot be sealed, not a memfd") from error
+        if error.errno != errno.EPERM:  # it has another size, and is sealed
+            raise BadSegment(f"the peer's {what} must be open for reading and writing: {error.strerror}") from None
+
+
+def _check_seals(fd: int, what: str) -> None:
+    seals = disposal.seals_of(fd)
+    if seals is None:
+        raise BadSegment(f"the peer's {what} is {disposal.target_of(fd)!r}, not shared memory")
     if missing := _seals() & ~seals:
         names = [
             name
@@ -271,16 +284,6 @@ def _check_seals(fd: int, what: str) -> None:
             if missing & bit
         ]
         raise BadSegment(f"the peer's {what} lacks the seals {', '.join(names)}")
-
-
-def _file_kind(mode: int) -> str:
-    names = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-    }
-    return names.get(stat.S_IFMT(mode), "an object without a file type")
 
 
 def _untracked() -> dict[str, Any]:

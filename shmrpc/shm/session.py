@@ -15,6 +15,7 @@ from typing import Final
 from shmrpc.context import Peer
 from shmrpc.errors import ConnectionLost, ProtocolError
 from shmrpc.inlet import DEFAULT_WINDOW, Window
+from shmrpc.legible import one_line
 from shmrpc.shm import envelope, ring
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.extents import FREE, Charge
@@ -219,8 +220,9 @@ class Session:
     def cut(self, error: ProtocolError) -> None:
         """The peer broke the rules: ends this connection, and nothing else."""
         if not self.ended:
-            log.warning("the connection with %s was cut: %s", self.peer, error)
-            reason = f"the connection to {self.peer} was cut: {error}"
+            why = one_line(error)
+            log.warning("the connection with %s was cut: %s", self.peer, why)
+            reason = f"the connection to {self.peer} was cut: {why}"
             self._finish(lambda outgoing: outgoing.lose(reason, peer_reads_on=True))
 
     def close(self, reason: str) -> None:

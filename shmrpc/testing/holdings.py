@@ -20,6 +20,8 @@ from shmrpc.sharing import leases
 SELF: Final = Path("/proc/self")
 WORKER_THREADS: Final = "AnyIO worker thread"
 """They end with the event loop that they were started from, a little later."""
+CLOSING_THREADS: Final = "shmrpc closing"
+"""They close what a peer sent, and end when that is done."""
 THREAD_SECONDS: Final = 10.0
 
 
@@ -115,10 +117,10 @@ def left_since(before: Held) -> Held:
 
     Collects only where something is left: a collection takes time for all that a long test run keeps.
     """
-    if not _runs_a_loop():
-        for thread in threading.enumerate():
-            if thread.name == WORKER_THREADS and thread not in before.threads:
-                thread.join(THREAD_SECONDS)
+    ending = {CLOSING_THREADS} if _runs_a_loop() else {CLOSING_THREADS, WORKER_THREADS}
+    for thread in threading.enumerate():
+        if thread.name in ending and thread not in before.threads:
+            thread.join(THREAD_SECONDS)
     left = Held.now().without(before)
     if left != Held():
         gc.collect()

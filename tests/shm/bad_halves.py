@@ -144,11 +144,13 @@ BAD: Final = [
     ),
     _case("a long segment", _sends(_memfd(size=DEFAULT.nbytes + 4096), _doorbell), "bytes, it declared"),
     _case("a sparse segment", _sends(_memfd(sparse=True), _doorbell), "is sparse: 4096 of"),
-    _case("a file as a segment", _sends(_file, _doorbell), "is a file that cannot be sealed, not a memfd"),
-    _case("a pipe as a segment", _sends(_pipe_end(0), _doorbell), "is a pipe, not shared memory"),
-    _case("a socket as a segment", _sends(_socket, _doorbell), "is a socket, not shared memory"),
-    _case("a device as a segment", _sends(_open("/dev/zero", os.O_RDWR), _doorbell), "is a device, not shared memory"),
-    _case("a folder as a segment", _sends(_open("/tmp", os.O_RDONLY), _doorbell), "is a directory, not shared memory"),
+    _case("a file as a segment", _sends(_file, _doorbell), "is '/tmp/.*', not shared memory"),
+    _case("a pipe as a segment", _sends(_pipe_end(0), _doorbell), r"is 'pipe:\[\d+\]', not shared memory"),
+    _case("a socket as a segment", _sends(_socket, _doorbell), r"is 'socket:\[\d+\]', not shared memory"),
+    _case(
+        "a device as a segment", _sends(_open("/dev/zero", os.O_RDWR), _doorbell), "is '/dev/zero', not shared memory"
+    ),
+    _case("a folder as a segment", _sends(_open("/tmp", os.O_RDONLY), _doorbell), "is '/tmp', not shared memory"),
     _case("an eventfd as a segment", _sends(_eventfd, _doorbell), "not shared memory"),
     _case("the fds the wrong way round", _sends(_doorbell, _segment), "the peer's doorbell is"),
     _case("posix for a memfd", _declares(segment="posix"), "POSIX shared memory, which cannot be sealed"),
@@ -184,18 +186,22 @@ BAD: Final = [
         "a pipe for an eventfd", _sends(_segment, _pipe_end(1)), r"doorbell is 'pipe:\[\d+\]', it declared an eventfd"
     ),
     _case("a memfd for an eventfd", _sends(_segment, _memfd()), "doorbell is .* it declared an eventfd"),
-    _case("an eventfd for a pipe", _declares(doorbell="pipe"), "is not the pipe that it declared"),
+    _case("an eventfd for a pipe", _declares(doorbell="pipe"), "doorbell is .* it declared a pipe"),
     _case(
         "a file for a pipe",
         _both(_declares(doorbell="pipe"), _sends(_segment, _file)),
-        "is not the pipe that it declared",
+        "doorbell is .* it declared a pipe",
     ),
     _case(
         "the read end of a pipe",
         _both(_declares(doorbell="pipe"), _sends(_segment, _pipe_end(0))),
         "doorbell cannot be rung: it is not the writing end",
     ),
-    _case("a named pipe", _both(_declares(doorbell="pipe"), _sends(_segment, _named_fifo)), "doorbell cannot be rung"),
+    _case(
+        "a named pipe",
+        _both(_declares(doorbell="pipe"), _sends(_segment, _named_fifo)),
+        "doorbell is .* it declared a pipe",
+    ),
     _case("a doorbell of no kind", _declares(doorbell="gong"), "cannot be understood: .*gong"),
     # What it says besides
     _case("a limit below zero", _declares(max_message=-1), "cannot be understood: .*max_message"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from closings import closings_over
 
 from shmrpc.shm import doorbell
 from shmrpc.shm.doorbell import BadDoorbell, Doorbell, Kind, Ringer
@@ -67,6 +68,7 @@ def assert_returns(action: Callable[[], object], rescue: Callable[[], object]) -
 
 
 def is_open(fd: int) -> bool:
+    closings_over()
     try:
         os.fstat(fd)
     except OSError:

@@ -232,9 +232,9 @@ def unsealed_file(folder: Path) -> int:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], int], str]] = {
-    "directory": (lambda folder: os.open(folder, os.O_RDONLY), "the peer's extent is a directory, not shared memory"),
-    "pipe": (lambda _: pipe(), "the peer's extent is a pipe, not shared memory"),
-    "file": (unsealed_file, "the peer's extent is a file that cannot be sealed, not a memfd"),
+    "directory": (lambda folder: os.open(folder, os.O_RDONLY), "the peer's extent is '/.*', not shared memory"),
+    "pipe": (lambda _: pipe(), r"the peer's extent is 'pipe:\[\d+\]', not shared memory"),
+    "file": (unsealed_file, "the peer's extent is '/.*/file', not shared memory"),
     "too short": (
         lambda _: memfd(bytes(SIZE - PAGE), ALL_SEALS),
         f"extent has {SIZE - PAGE} bytes, it declared {SIZE}",

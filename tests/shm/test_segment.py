@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from closings import closings_over
 from joined import LIMIT, SMALL, reattached, two_sides
 
 from shmrpc.shm import segment
@@ -39,6 +40,7 @@ def owned() -> Any:
 
 
 def is_open(fd: int) -> bool:
+    closings_over()
     try:
         os.fstat(fd)
     except OSError:
@@ -261,12 +263,12 @@ def sparse() -> int:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], int], str]] = {
-    "directory": (lambda folder: os.open(folder, os.O_RDONLY), "is a directory, not shared memory"),
-    "pipe": (lambda _: pipe(), "is a pipe, not shared memory"),
-    "socket": (lambda _: socket.socket(socket.AF_UNIX).detach(), "is a socket, not shared memory"),
-    "device": (lambda _: os.open("/dev/zero", os.O_RDWR), "is a device, not shared memory"),
-    "eventfd": (lambda _: os.eventfd(0), "is an object without a file type, not shared memory"),
-    "file": (file_without_seals, "is a file that cannot be sealed, not a memfd"),
+    "directory": (lambda folder: os.open(folder, os.O_RDONLY), "is '/.*', not shared memory"),
+    "pipe": (lambda _: pipe(), r"is 'pipe:\[\d+\]', not shared memory"),
+    "socket": (lambda _: socket.socket(socket.AF_UNIX).detach(), r"is 'socket:\[\d+\]', not shared memory"),
+    "device": (lambda _: os.open("/dev/zero", os.O_RDWR), "is '/dev/zero', not shared memory"),
+    "eventfd": (lambda _: os.eventfd(0), r"is 'anon_inode:\[eventfd\]', not shared memory"),
+    "file": (file_without_seals, "is '/.*/file', not shared memory"),
     "unsealable memfd": (
         lambda _: memfd(GOOD, 0, 0),
         "lacks the seals F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_FUTURE_WRITE",

@@ -82,7 +82,8 @@ async def test_the_smaller_limit_of_extents_counts_on_both_sides(servers: int, c
         frame = handshake.new_frame()
         hello = await handshake.receive_hello(server, frame)
         settings = Settings(max_extent_bytes=servers)
-        return await handshake.answer_hello(server, hello, frame, liveness.peer_of(server), [], settings)
+        joined = handshake.join_client(hello, frame, liveness.peer_of(server), settings)
+        return await handshake.answer_hello(server, hello, joined, [], settings)
 
     serving = asyncio.ensure_future(serve())
     accepted = await handshake.as_client(client, [], Settings(max_extent_bytes=clients))
