@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from raw_peer import DEFAULT, SEALS, Geometry, Half, make_memfd
+from raw_channel import DEFAULT, SEALS, Geometry, make_memfd
+from raw_peer import Half
 
 Spoil = Callable[[Half], None]
 

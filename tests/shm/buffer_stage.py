@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from buffer_api import KIB, METHODS, Buffers, Pair, numbered, pair
 from msgspec.msgpack import Ext
-from raw_peer import (
+from raw_channel import (
     DEFAULT,
     FAILURE,
     HAS_BUFFERS,
@@ -26,17 +26,12 @@ from raw_peer import (
     SEALS,
     Geometry,
     RawChannel,
-    RawClient,
-    RawServer,
     Record,
     Reference,
-    frame_of,
-    hung_up,
     make_memfd,
-    raw_listener,
     references_of,
-    send_with_fds,
 )
+from raw_peer import RawClient, RawServer, frame_of, hung_up, raw_listener, send_with_fds
 
 import shmrpc
 

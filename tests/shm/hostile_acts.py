@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from life_api import METHODS, Keeper, Life
 from life_waiting import until
-from raw_peer import GRANULE, IN_BLOCK, PAD, RELEASE_HEAD, RING, RawChannel
+from raw_channel import GRANULE, IN_BLOCK, PAD, RELEASE_HEAD, RING, RawChannel
 
 import shmrpc
 

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 from life_api import METHODS, Grumpy, Keeper, Life
-from raw_peer import FAILURE, REPLY, REQUEST, RawChannel, RawClient
+from raw_channel import FAILURE, REPLY, REQUEST, RawChannel
+from raw_peer import RawClient
 
 import shmrpc
 from shmrpc import Code, contract

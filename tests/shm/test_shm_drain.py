@@ -9,7 +9,8 @@ import pytest
 from life_api import METHODS, Keeper, Life, recorded
 from life_processes import client_process, inode, serving
 from life_waiting import until
-from raw_peer import CANCEL, GOAWAY, HEAD, REPLY, RawClient, hung_up
+from raw_channel import CANCEL, GOAWAY, HEAD, REPLY
+from raw_peer import RawClient, hung_up
 
 import shmrpc
 

@@ -26,7 +26,7 @@ from buffer_api import (
 )
 from life_processes import STRANGER, as_root, kill, stop
 from life_waiting import PATIENCE, until
-from raw_peer import DEFAULT
+from raw_channel import DEFAULT
 
 import shmrpc
 from shmrpc.shm import segment

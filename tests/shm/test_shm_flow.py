@@ -10,7 +10,8 @@ import pytest
 from life_api import METHODS, Keeper, Life
 from life_processes import serving, stop
 from life_waiting import until
-from raw_peer import ROOM_EPOCH, RawClient
+from raw_channel import ROOM_EPOCH
+from raw_peer import RawClient
 
 import shmrpc
 from shmrpc.shm.layout import Geometry

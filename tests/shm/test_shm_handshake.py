@@ -11,7 +11,8 @@ import pytest
 from bad_halves import BAD, Spoil
 from life_api import METHODS, Keeper, Life
 from life_waiting import until
-from raw_peer import DEFAULT, REPLY, Geometry, RawClient, frame_of, hung_up, receive_frame, send_with_fds
+from raw_channel import DEFAULT, REPLY, Geometry
+from raw_peer import RawClient, frame_of, hung_up, receive_frame, send_with_fds
 
 import shmrpc
 from shmrpc.inlet import DEFAULT_WINDOW

@@ -11,7 +11,8 @@ import pytest
 from bad_halves import BAD, Spoil
 from life_api import METHODS, Life
 from life_waiting import until
-from raw_peer import REPLY, REQUEST, RawServer, frame_of, hung_up, raw_listener, send_with_fds
+from raw_channel import REPLY, REQUEST
+from raw_peer import RawServer, frame_of, hung_up, raw_listener, send_with_fds
 
 import shmrpc
 

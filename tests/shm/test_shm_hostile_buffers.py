@@ -20,7 +20,7 @@ from buffer_stage import (
 )
 from life_waiting import until
 from msgspec.msgpack import Ext
-from raw_peer import (
+from raw_channel import (
     GRANULE,
     HAS_BUFFERS,
     IN_BLOCK,
@@ -30,10 +30,9 @@ from raw_peer import (
     RELEASE_TAIL,
     REPLY,
     REQUEST,
-    RawClient,
-    hung_up,
     table_of,
 )
+from raw_peer import RawClient, hung_up
 
 from shmrpc.shm.layout import Geometry
 

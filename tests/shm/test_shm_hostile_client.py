@@ -8,7 +8,7 @@ import pytest
 from hostile_acts import ACTS, Act, bystander
 from life_api import METHODS
 from life_waiting import until
-from raw_peer import (
+from raw_channel import (
     CANCEL,
     DEFAULT,
     FAILURE,
@@ -23,9 +23,8 @@ from raw_peer import (
     ROOM_EPOCH,
     Geometry,
     RawChannel,
-    RawClient,
-    hung_up,
 )
+from raw_peer import RawClient, hung_up
 
 ADD, ECHO, SIZED, LONG, HOLD = (METHODS.index(name) for name in ("add", "echo", "sized", "long", "hold"))
 LARGE = 300 * 1024

@@ -10,7 +10,7 @@ import pytest
 from hostile_acts import ACTS, Act, bystander
 from life_api import Life
 from life_waiting import until
-from raw_peer import (
+from raw_channel import (
     CANCEL,
     DEFAULT,
     FAILURE,
@@ -24,10 +24,8 @@ from raw_peer import (
     ROOM_EPOCH,
     Geometry,
     RawChannel,
-    RawServer,
-    hung_up,
-    raw_listener,
 )
+from raw_peer import RawServer, hung_up, raw_listener
 
 import shmrpc
 

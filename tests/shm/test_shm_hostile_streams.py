@@ -12,7 +12,7 @@ from flow_api import FLOWS, Flow, Streamer, all_left, session_of, sessions_of
 from hostile_acts import bystander
 from life_api import METHODS
 from life_waiting import until
-from raw_peer import (
+from raw_channel import (
     ARGUMENT_CREDIT,
     ARGUMENTS,
     CANCEL,
@@ -28,14 +28,11 @@ from raw_peer import (
     RESULTS,
     ROOM_EPOCH,
     RawChannel,
-    RawClient,
-    RawServer,
     Record,
-    hung_up,
     many,
-    raw_listener,
     table_of,
 )
+from raw_peer import RawClient, RawServer, hung_up, raw_listener
 
 import shmrpc
 from shmrpc.shm.layout import Geometry

@@ -11,7 +11,8 @@ import pytest
 from life_api import Keeper, Life
 from life_processes import STRANGER, as_root, client_process, kill
 from life_waiting import until
-from raw_peer import DEFAULT, RawClient, frame_of, hung_up
+from raw_channel import DEFAULT
+from raw_peer import RawClient, frame_of, hung_up
 
 import shmrpc
 from shmrpc.context import Peer

@@ -9,7 +9,8 @@ import uvloop
 from life_api import Keeper, Life, recorded
 from life_processes import kill, serving, stop
 from life_waiting import until
-from raw_peer import TAIL, RawServer, hung_up, raw_listener
+from raw_channel import TAIL
+from raw_peer import RawServer, hung_up, raw_listener
 
 import shmrpc
 from shmrpc.shm import link
