@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 from buffer_api import KIB, METHODS, Buffers, Pair, numbered, pair
+from hostile_stage import cuts, held_now, nothing_worse_than_a_warning
+from life_waiting import until
 from msgspec.msgpack import Ext
 from raw_channel import (
     DEFAULT,
@@ -34,6 +36,7 @@ from raw_channel import (
 from raw_peer import RawClient, RawServer, frame_of, hung_up, raw_listener, send_with_fds
 
 import shmrpc
+from shmrpc.shm import disposal
 
 BUFFER = 66
 """The extension's code."""
@@ -115,10 +118,6 @@ def attach(stage: Stage, number: int, nbytes: int, fd: int | None = None, **more
     control(stage, "attach", number, fd, **({"nbytes": nbytes, "kind": "memfd"} | more))
 
 
-def _cuts(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if " was cut: " in record.getMessage()]
-
-
 class AgainstServer:
     """The victim is a server."""
 
@@ -148,8 +147,9 @@ class AgainstServer:
 
     async def must_be_cut(self, why: str) -> None:
         await hung_up(self.sock)
-        (text,) = _cuts(self.caplog)
+        (text,) = cuts(self.caplog)
         assert why in text
+        nothing_worse_than_a_warning(self.caplog)
 
     async def _answer(self) -> Record:
         record = await self.channel.receive()
@@ -165,7 +165,7 @@ class AgainstServer:
         self._last += 1
         self.channel.request(self._last, number_of("small"), 7)
         assert (await self._answer()).kind == REPLY
-        assert not _cuts(self.caplog)
+        assert not cuts(self.caplog)
 
     async def must_take(self, contents: bytes) -> None:
         assert (await self._answer()).kind == REPLY
@@ -205,8 +205,9 @@ class AgainstClient:
 
     async def must_be_cut(self, why: str) -> None:
         await hung_up(self.sock)
-        (text,) = _cuts(self.caplog)
+        (text,) = cuts(self.caplog)
         assert why in text
+        nothing_worse_than_a_warning(self.caplog)
         await asyncio.wait((self._call,))
         if not isinstance(self._call.exception(), shmrpc.ConnectionLost):
             assert self._call.result() is not None  # it had ended before
@@ -220,7 +221,7 @@ class AgainstClient:
         record = await self.channel.receive()
         self.channel.send(REPLY, msgspec.msgpack.encode(7), call_id=record.call_id)
         assert await self._call == 7
-        assert not _cuts(self.caplog)
+        assert not cuts(self.caplog)
 
     async def must_take(self, contents: bytes) -> None:
         self.seen = await self._call
@@ -250,8 +251,8 @@ async def against_server(
     path: str, caplog: pytest.LogCaptureFixture, geometry: Geometry = DEFAULT, **settings: Any
 ) -> AsyncIterator[AgainstServer]:
     """A stage whose victim is a server."""
-    async with pair(path, **settings) as others:
-        async with RawClient(path, geometry) as peer, _undisturbed(others):
+    async with pair(path, **settings) as others, undisturbed(others):
+        async with RawClient(path, geometry) as peer:
             stage = AgainstServer(peer, others, caplog)
             await stage.begin()
             yield stage
@@ -273,13 +274,12 @@ async def against_client(
         ready.set_result(raw)
         await over.wait()
 
-    async with (
-        pair(f"{path}.other") as others,
-        raw_listener(path, play, geometry),
-        shmrpc.connect(Buffers, path, reconnect_timeout=0, **settings) as stub,
-    ):
-        assert await stub.small(1) == 1
-        async with _undisturbed(others):
+    async with pair(f"{path}.other") as others, undisturbed(others):
+        async with (
+            raw_listener(path, play, geometry),
+            shmrpc.connect(Buffers, path, reconnect_timeout=0, **settings) as stub,
+        ):
+            assert await stub.small(1) == 1
             stage = AgainstClient(await ready, stub, others, caplog)
             try:
                 await stage.begin()
@@ -287,19 +287,23 @@ async def against_client(
             finally:
                 over.set()
                 await stage.end()
+                del stage, stub
 
 
 @asynccontextmanager
-async def _undisturbed(others: Pair) -> AsyncIterator[None]:
-    """A call with a buffer that is under way before, meanwhile and after."""
+async def undisturbed(others: Pair) -> AsyncIterator[None]:
+    """A call with a buffer that is under way before, meanwhile and after; and nothing of the raw peer is left then."""
     held = asyncio.ensure_future(others.stub.hold(numbered(LENT)))
     while not others.holder.held:
         await others.stub.small(1)
+    before = held_now()
     try:
         yield
     except BaseException:
         held.cancel()
         raise
+    await until(lambda: not disposal.closing(), "what the raw peer sent to be closed")
+    await until(lambda: held_now() == before, "everything of the raw peer's to be closed and unmapped")
     assert not held.done()
     await others.stub.let_go()
     assert (await held == numbered(LENT)).all()

@@ -6,13 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvloop
 from buffer_api import KIB, MIB, extents_mapped
 from buffer_stage import MINE, Open, Stage, against_server, array_ext, attach, control, extent, stages
 from msgspec.msgpack import encode
 from raw_channel import SEALS, table_of
-
-uvloop.new_event_loop().close()  # libuv makes a pipe for the process with its first loop, which no test leaves behind
 
 Act = Callable[[Stage], None]
 
