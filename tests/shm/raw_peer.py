@@ -35,6 +35,8 @@ class Half:
             self.bell, self.far_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.fds = [self.segment_fd, self.far_end]
         """What is sent; a test may send others instead."""
+        self.said: bytes | None = None
+        """What is sent in place of a frame."""
         self.spare: list[int] = []
         """Others, which are closed with the rest."""
         self.declared: dict[str, Any] = {
@@ -135,7 +137,7 @@ class RawClient:
 
     async def ask(self, **changes: object) -> dict[str, Any]:
         """Sends the hello and gives the answer, whatever it is; its fds become the channel or are closed."""
-        send_with_fds(self.sock, frame_of(self.hello(**changes)), self.half.fds)
+        send_with_fds(self.sock, self.half.said or frame_of(self.hello(**changes)), self.half.fds)
         answer, fds = await receive_frame(self.sock)
         if answer["type"] == "welcome":
             self.channel = self.half.join(answer, fds)
@@ -182,7 +184,7 @@ class RawServer:
 
     def answer(self, **changes: object) -> None:
         """Sends the welcome."""
-        send_with_fds(self.sock, frame_of(self.welcome(**changes)), self.half.fds)
+        send_with_fds(self.sock, self.half.said or frame_of(self.welcome(**changes)), self.half.fds)
 
     def close(self) -> None:
         self.sock.close()
