@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from buffer_api import KIB, METHODS, Buffers, Pair, numbered, pair
-from hostile_stage import cuts, held_now, nothing_worse_than_a_warning
+from hostile_stage import cuts, nothing_but, nothing_worse_than_a_warning
 from life_waiting import until
 from msgspec.msgpack import Ext
 from raw_channel import (
@@ -37,6 +37,7 @@ from raw_peer import RawClient, RawServer, frame_of, hung_up, raw_listener, send
 
 import shmrpc
 from shmrpc.shm import disposal
+from shmrpc.testing.holdings import Held
 
 BUFFER = 66
 """The extension's code."""
@@ -296,14 +297,14 @@ async def undisturbed(others: Pair) -> AsyncIterator[None]:
     held = asyncio.ensure_future(others.stub.hold(numbered(LENT)))
     while not others.holder.held:
         await others.stub.small(1)
-    before = held_now()
+    before = Held.now()
     try:
         yield
     except BaseException:
         held.cancel()
         raise
     await until(lambda: not disposal.closing(), "what the raw peer sent to be closed")
-    await until(lambda: held_now() == before, "everything of the raw peer's to be closed and unmapped")
+    await until(lambda: nothing_but(before), "everything of the raw peer's to be closed and unmapped")
     assert not held.done()
     await others.stub.let_go()
     assert (await held == numbered(LENT)).all()

@@ -31,10 +31,10 @@ encode: Final = msgspec.msgpack.encode
 decode: Final = msgspec.msgpack.decode
 
 
-def held_now() -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
-    """The fds and the shared mappings of this process."""
-    held = Held.now()
-    return held.fds, held.mappings
+def nothing_but(before: Held) -> bool:
+    """Whether this process has no fd and no shared mapping beside what it had before."""
+    left = Held.now().without(before)
+    return not left.fds and not left.mappings
 
 
 def charged(server: shmrpc.Server) -> tuple[int, int]:
@@ -62,7 +62,7 @@ async def bystander(path: str, *services: object, **settings: Any) -> AsyncItera
         async with shmrpc.connect(Life, path) as life, shmrpc.connect(Life, path) as other:
             held = asyncio.ensure_future(other.hold(1000))
             await until(lambda: keeper.began == [1000], "the call to begin")
-            before, charge = held_now(), charged(server)
+            before, charge = Held.now(), charged(server)
             try:
                 yield server
             except BaseException:
@@ -70,7 +70,7 @@ async def bystander(path: str, *services: object, **settings: Any) -> AsyncItera
                 raise
             await until(lambda: server.connections == 2, "the others to be gone")
             await until(lambda: not disposal.closing(), "what they sent to be closed")
-            await until(lambda: held_now() == before, "everything of theirs to be closed and unmapped")
+            await until(lambda: nothing_but(before), "everything of theirs to be closed and unmapped")
             assert charged(server) in (charge, (charge[0], charge[1] + segment_bytes))
             assert not held.done()
             assert await life.add(20, 22) == 42
