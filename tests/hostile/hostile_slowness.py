@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import ctypes
 import os
 import socket
 import struct
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import ctypes
 import pytest
 from life_waiting import PATIENCE
 
@@ -97,7 +97,8 @@ class SlowFolder:
                 return
             _, opcode, unique, *_ = _IN.unpack_from(request)
             if opcode == _INIT:
-                self._answer(unique, struct.pack("<IIIIHHIIHHI", 7, 31, 1 << 16, 0, 16, 16, 1 << 16, 1, 16, 0, 0) + bytes(24))
+                sizes = struct.pack("<IIIIHHIIHHI", 7, 31, 1 << 16, 0, 16, 16, 1 << 16, 1, 16, 0, 0)
+                self._answer(unique, sizes + bytes(24))
             elif opcode == _OPENDIR:
                 self._answer(unique, struct.pack("<QII", 1, 0, 0))
             elif opcode == _RELEASEDIR:
