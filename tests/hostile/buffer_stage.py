@@ -33,7 +33,7 @@ from raw_channel import (
     make_memfd,
     references_of,
 )
-from raw_peer import RawClient, RawServer, frame_of, hung_up, raw_listener, send_with_fds
+from raw_peer import Half, RawClient, RawServer, frame_of, hung_up, raw_listener, send_with_fds
 
 import shmrpc
 from shmrpc.shm import disposal
@@ -73,6 +73,7 @@ class Stage(Protocol):
 
     channel: RawChannel
     sock: socket.socket
+    half: Half
     lease: Reference
     """On the victim's memory."""
     others: Pair
@@ -124,6 +125,7 @@ class AgainstServer:
 
     def __init__(self, peer: RawClient, others: Pair, caplog: pytest.LogCaptureFixture) -> None:
         self.sock = peer.sock
+        self.half = peer.half
         self.others = others
         self.caplog = caplog
         self._peer = peer
@@ -185,6 +187,7 @@ class AgainstClient:
 
     def __init__(self, peer: RawServer, stub: Buffers, others: Pair, caplog: pytest.LogCaptureFixture) -> None:
         self.sock = peer.sock
+        self.half = peer.half
         self.channel = peer.channel
         self.others = others
         self.caplog = caplog

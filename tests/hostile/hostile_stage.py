@@ -17,7 +17,7 @@ import pytest
 from life_api import METHODS, Keeper, Life
 from life_waiting import until
 from raw_channel import DEFAULT, REPLY, REQUEST, Geometry, RawChannel
-from raw_peer import RawClient, RawServer, hung_up, raw_listener
+from raw_peer import Half, RawClient, RawServer, hung_up, raw_listener
 
 import shmrpc
 from shmrpc.shm import disposal, layout
@@ -96,6 +96,7 @@ class Scene(Protocol):
 
     channel: RawChannel
     sock: socket.socket
+    half: Half
     kind: int
     """What the victim expects next: a request, or the reply to the call that it has under way."""
     call_id: int
@@ -136,18 +137,21 @@ class AgainstServer:
         self, peer: RawClient, channel: RawChannel, server: shmrpc.Server, caplog: pytest.LogCaptureFixture
     ) -> None:
         self.sock = peer.sock
+        self.half = peer.half
         self.channel = channel
         self.server = server
         self._peer = peer
         self._caplog = caplog
+        self._last = 1_000_000
 
     async def must_be_cut(self, why: str) -> None:
         await must_be_cut(self._peer, self._caplog, why)
 
     async def must_go_on(self) -> None:
-        self.channel.request(1_000_000, ADD, 40, 2)
+        self._last += 1
+        self.channel.request(self._last, ADD, 40, 2)
         answer = await self.channel.receive()
-        while answer.call_id != 1_000_000:
+        while answer.call_id != self._last:
             answer = await self.channel.receive()
         assert (answer.kind, decode(answer.payload)) == (REPLY, 42)
         assert not cuts(self._caplog)
@@ -160,6 +164,7 @@ class AgainstClient:
 
     def __init__(self, server: RawServer, life: Life, caplog: pytest.LogCaptureFixture) -> None:
         self.sock = server.sock
+        self.half = server.half
         self.server = server
         self.channel = server.channel
         self.life = life
@@ -214,7 +219,8 @@ async def against_server(
     doorbell: str = "eventfd",
     **settings: Any,
 ) -> AsyncIterator[AgainstServer]:
-    """A stage whose victim is a server."""
+    """A stage whose victim is a server. Both doorbells are of one kind."""
+    settings = {"doorbell": doorbell} | settings
     async with bystander(path, *services, **settings) as server, RawClient(path, geometry, doorbell=doorbell) as peer:
         yield AgainstServer(peer, await well_begun(peer), server, caplog)
 
@@ -236,7 +242,7 @@ async def raw_server_of(
     async with (
         bystander(f"{path}.other"),
         raw_listener(path, play, geometry, doorbell=doorbell),
-        shmrpc.connect(contract, path, reconnect_timeout=0, **settings) as stub,
+        shmrpc.connect(contract, path, reconnect_timeout=0, doorbell=doorbell, **settings) as stub,
     ):
         try:
             yield await server, stub
