@@ -32,6 +32,9 @@ FDS: Final = 2
 """A hello and a welcome carry two fds each: the sender's segment, and the far end of its doorbell."""
 
 
+LAST_METHOD: Final = (1 << 16) - 1
+"""The highest number of a method: a record has so much room for it."""
+
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -47,7 +50,7 @@ class Offered(msgspec.Struct, frozen=True):
 
     name: str
     digest: bytes
-    first_method: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    first_method: Annotated[int, msgspec.Meta(ge=0, le=LAST_METHOD)]
     """The number of its first method; the others follow."""
     signatures: list[Signature] = []
 

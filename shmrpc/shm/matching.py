@@ -5,7 +5,7 @@ from typing import NamedTuple
 from shmrpc.contract import Contract
 from shmrpc.errors import ContractMismatch
 from shmrpc.legible import one_line
-from shmrpc.shm.handshake import Offered
+from shmrpc.shm.handshake import LAST_METHOD, Offered
 
 
 class Matched(NamedTuple):
@@ -53,8 +53,10 @@ def _add(matched: Matched, contract: Contract, service: Offered) -> list[str]:
             continue
         if (why := method.signature.why_unfit(signature)) is not None:
             wrong.append(one_line(f"{signature.name}: {why}; expected {method.signature}, the server has {signature}"))
+        elif (number := service.first_method + offset) > LAST_METHOD:
+            wrong.append(f"{method.name}: its number is {number}, the highest is {LAST_METHOD}")
         elif len(signature.parameters) < method.arity:
-            matched.narrow[method.full_name] = service.first_method + offset, len(signature.parameters)
+            matched.narrow[method.full_name] = number, len(signature.parameters)
         else:
-            matched.numbers[method.full_name] = service.first_method + offset
+            matched.numbers[method.full_name] = number
     return wrong

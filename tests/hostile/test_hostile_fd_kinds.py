@@ -1,7 +1,5 @@
 """Fds of the wrong kind, from a folder to a userfaultfd: refused, neither mapped nor read, and closed."""
 
-from typing import Any
-
 import pytest
 from hostile_fds import NO_EVENTFD, NO_PIPE, NO_SEGMENT
 from hostile_halves import MakeFd, Refuse, both, declares, doorbell, segment, sends, victims
@@ -9,7 +7,7 @@ from hostile_halves import MakeFd, Refuse, both, declares, doorbell, segment, se
 pytestmark = pytest.mark.counted("bad inputs tried")
 
 
-def _kinds(kinds: dict[str, MakeFd]) -> Any:
+def _kinds(kinds: dict[str, MakeFd]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", kinds.values(), ids=kinds)
 
 

@@ -1,8 +1,5 @@
 """Records of a kind that nobody knows, or that only the other side may send: the connection is cut."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from hostile_stage import Act, Open, Scene, against_client, against_server, case, encode, record, sides
 from raw_channel import (
@@ -44,11 +41,11 @@ async def test_the_connection_is_cut_after_a_record_whose_kind(
         await scene.must_be_cut(why)
 
 
-def _kinds(**kinds: int) -> Any:
+def _kinds(**kinds: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", kinds.values(), ids=kinds)
 
 
-async def _must_cut(open_stage: Callable[..., Any], path: str, kind: int, caplog: pytest.LogCaptureFixture) -> None:
+async def _must_cut(open_stage: Open, path: str, kind: int, caplog: pytest.LogCaptureFixture) -> None:
     async with open_stage(path, caplog) as scene:
         _send(scene, kind)
         await scene.must_be_cut(_UNKNOWN)

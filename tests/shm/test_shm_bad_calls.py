@@ -10,13 +10,12 @@ from raw_channel import FAILURE, REPLY, REQUEST, RawChannel
 from raw_peer import RawClient
 
 import shmrpc
-from shmrpc import Code, contract
+from shmrpc import Code
 from shmrpc.shm.layout import Geometry
 
 ADD, ECHO, CHEER, HOLD, NOTE = (METHODS.index(name) for name in ("add", "echo", "cheer", "hold", "note"))
 KIB = 1024
 SLAB = 360 * KIB
-BUILT_IN = len(contract.read(shmrpc.Introspection).methods)
 
 
 async def failure_of(channel: RawChannel, call_id: int) -> tuple[int, str, bool]:
@@ -34,15 +33,6 @@ async def still_answers(channel: RawChannel, call_id: int) -> None:
 
 
 # Requests that a stub would never send
-
-
-@pytest.mark.parametrize("number", [len(METHODS) + BUILT_IN, 1000, 65535])
-async def test_an_unknown_method_number_is_unimplemented(path: str, number: int) -> None:
-    async with shmrpc.Server(Keeper(), at=path), RawClient(path) as peer:
-        channel = await peer.shake_hands()
-        channel.request(1, number)
-        assert await failure_of(channel, 1) == (Code.UNIMPLEMENTED, f"there is no method number {number} here", False)
-        await still_answers(channel, 2)
 
 
 def _pack(*arguments: object) -> bytes:
@@ -64,7 +54,6 @@ def _pack(*arguments: object) -> bytes:
         (CHEER, _pack({}), "Life.cheer: parameter 'who': Object missing required field `mood`"),
         (ADD, b"", "Life.add: Input data was truncated"),
         (ADD, b"\xc1", "Life.add: MessagePack data is malformed: invalid opcode '\\xc1' (byte 0)"),
-        (ADD, b"\x91" * 5000, "Life.add: maximum recursion depth exceeded"),
         (ADD, msgspec.msgpack.encode({"left": 1}), "Life.add: Expected `array`, got `object`"),
     ],
 )
@@ -77,8 +66,7 @@ async def test_arguments_that_do_not_fit_are_refused_and_the_parameter_is_named(
         channel.send(REQUEST, payload, method=method, call_id=1)
         code, message, maybe_executed = await failure_of(channel, 1)
         assert (code, maybe_executed) == (Code.INVALID_ARGUMENT, False)
-        if "recursion" not in why:  # the decoder may stop at the first level already
-            assert message.startswith(f"{why}; it is {METHODS[method]}(")
+        assert message.startswith(f"{why}; it is {METHODS[method]}(")
         await still_answers(channel, 2)
 
 
@@ -102,14 +90,6 @@ async def test_a_deadline_that_has_passed_on_arrival_begins_nothing(path: str) -
         assert not maybe_executed
         assert keeper.began == []
         await still_answers(channel, 2)
-
-
-@pytest.mark.parametrize("deadline_ns", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
-async def test_a_deadline_in_the_far_future_is_none(path: str, deadline_ns: int) -> None:
-    async with shmrpc.Server(Keeper(), at=path), RawClient(path) as peer:
-        channel = await peer.shake_hands()
-        channel.request(1, ADD, 1, deadline_ns=deadline_ns)
-        assert (await channel.receive()).kind == REPLY
 
 
 # Results that cannot travel

@@ -12,11 +12,11 @@ from life_api import Keeper, Life
 from life_processes import STRANGER, as_root, client_process, kill
 from life_waiting import until
 from raw_channel import DEFAULT
-from raw_peer import RawClient, frame_of, hung_up
+from raw_peer import RawClient, frame_of, hung_up, send_with_fds
 
 import shmrpc
 from shmrpc.context import Peer
-from shmrpc.shm import liveness
+from shmrpc.shm import liveness, segment
 from shmrpc.shm.quota import Quota
 from shmrpc.shm.settings import Settings
 
@@ -63,14 +63,6 @@ async def test_those_who_were_refused_take_no_room(path: str) -> None:
         async with shmrpc.connect(Life, path) as life:
             assert await life.add(1) == 2
             assert server.connections == 1
-
-
-async def test_a_handshake_under_way_counts_as_a_connection(path: str) -> None:
-    async with shmrpc.Server(Keeper(), at=path, max_connections=1), RawClient(path) as peer:  # says nothing
-        with pytest.raises(shmrpc.HandshakeError, match="the limit"):
-            async with shmrpc.connect(Life, path):
-                raise AssertionError("connected")
-        assert (await peer.ask())["type"] == "welcome"
 
 
 async def test_a_refusal_that_comes_before_the_hello_is_heard_all_the_same(path: str) -> None:
@@ -159,6 +151,28 @@ async def test_handshakes_of_one_process_at_once_are_charged_one_by_one(
         answers = [await first.ask(), await second.ask()]
         assert [answer["type"] for answer in answers] == ["welcome", "rejection"]
         assert re.search("max_bytes_per_uid", answers[1]["message"])
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError(24, "Too many open files")])
+async def test_a_peer_that_got_nothing_is_charged_nothing(
+    path: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a server that is short of fds for a while would keep its clients out for as long as they live."""
+    quota = Quota(own_uid=-1, settings=Settings())
+
+    def create(*_: object) -> None:
+        raise error
+
+    async with shmrpc.Server(Keeper(), at=path) as server:
+        monkeypatch.setattr(server._listener, "_quota", quota)
+        with monkeypatch.context() as patched:
+            patched.setattr(segment, "create", create)
+            async with RawClient(path) as peer:
+                send_with_fds(peer.sock, frame_of(peer.hello()), peer.half.fds)
+                await hung_up(peer.sock)
+        await until(lambda: repr(quota) == "<Quota 0 connections, 0 bytes charged>", "everything to be given back")
+        async with shmrpc.connect(Life, path) as life:
+            assert await life.add(1) == 2
 
 
 async def test_a_peer_that_is_gone_gets_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

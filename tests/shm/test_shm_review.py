@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import msgspec
 import pytest
-from life_api import METHODS, Keeper, Life
+from life_api import Keeper, Life
 from life_waiting import until
-from raw_peer import RawClient, hung_up, send_with_fds
+from raw_peer import RawClient, hung_up
 
 import shmrpc
 from shmrpc.context import Peer
@@ -27,49 +26,6 @@ IN_BLOCK = 1
 
 def _open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-async def test_fds_that_come_one_by_one_do_not_fill_the_table(path: str) -> None:
-    """A hello may have two; a peer could send some with each byte of it."""
-    async with shmrpc.Server(Keeper(), at=path), RawClient(path) as peer:
-        before = _open_fds()
-        most = before
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            for byte in b"SHMR\0\0\1\0" + bytes(200):  # so far a hello of 64 KiB
-                send_with_fds(peer.sock, bytes([byte]), [peer.half.fds[1]] * 2)
-                await asyncio.sleep(0)
-                most = max(most, _open_fds())
-        await until(lambda: _open_fds() <= before, "the fds to be closed")
-        assert most - before <= 64
-
-
-async def test_a_pipe_that_is_closed_at_its_other_end_ends_the_connection(
-    path: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is readable for ever: an event loop that only cleared it would spin."""
-    async with shmrpc.Server(Keeper(), at=path, doorbell="pipe") as server, RawClient(path) as peer:
-        channel = await peer.shake_hands()
-        assert server.connections == 1
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, channel.far_bell)  # closes the writing end, of which there is no other copy
-        os.close(null)
-        await hung_up(peer.sock)
-        await until(lambda: server.connections == 0, "the connection to end")
-
-
-async def test_a_block_that_is_named_twice_at_once_cuts_the_connection(
-    path: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A small peer could have large blocks copied again and again."""
-    async with shmrpc.Server(Keeper(), at=path) as server, RawClient(path) as peer, shmrpc.connect(Life, path) as life:
-        channel = await peer.shake_hands()
-        whole_slab = msgspec.msgpack.encode((0, 1, 360 * 1024))
-        for call_id in range(1, 50):
-            channel.send(1, whole_slab, flags=IN_BLOCK, method=METHODS.index("add"), call_id=call_id)
-        await hung_up(peer.sock)
-        assert "names a block again before that has come home" in caplog.text
-        assert await life.add(1) == 2
-        assert server.connections == 1
 
 
 async def test_a_uid_that_changes_does_not_move_what_the_process_was_charged() -> None:
