@@ -6,6 +6,7 @@ closed with it. What cannot wait is closed at once; everything else in a thread 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
