@@ -110,9 +110,9 @@ def make_transport(
     return Pool(links, wait=wait, reconnect_timeout=reconnect_timeout, exposed=exposed)
 
 
-def make_caller(where: str | os.PathLike[str]) -> "Caller":
+def make_caller(where: str | os.PathLike[str], settings: dict[str, Any]) -> "Caller":
     """A connection to a server whose contracts are not at hand."""
-    link = make_link(None, where, wait=0.0, reconnect_timeout=0.0, settings={})
+    link = make_link(None, where, wait=0.0, reconnect_timeout=0.0, settings=settings)
     from shmrpc.shm.caller import Caller
 
     return Caller(link)

@@ -15,7 +15,7 @@ import msgspec
 
 from shmrpc import contract
 from shmrpc.cli import checking
-from shmrpc.cli.common import UsageError, run_loop
+from shmrpc.cli.common import UsageError, add_server, run_loop, settings_of
 from shmrpc.cli.lines import stdin_lines
 from shmrpc.context import CallOptions
 from shmrpc.errors import InvalidArgument, Unimplemented
@@ -30,7 +30,7 @@ UNARY_SECONDS: Final = 30.0
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this command."""
     parser = commands.add_parser("call", help="make one call", description=__doc__)
-    parser.add_argument("path", metavar="PATH", help="the server's socket")
+    add_server(parser)
     parser.add_argument("method", help="the method, as Service.method or just method where only one service has it")
     parser.add_argument(
         "arguments", nargs="?", default="{}", metavar="JSON", help="an object by parameter name, or an array"
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any], options: CallOptions) -> None:
     from shmrpc.shm_gate import make_caller
 
-    caller = make_caller(arguments.path)
+    caller = make_caller(arguments.path, settings_of(arguments))
     await caller.open()
     try:
         target = caller.find(arguments.method)

@@ -1,5 +1,6 @@
 """What the commands share: the event loop that they run on, options, and their own kind of error."""
 
+import argparse
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -11,6 +12,26 @@ T = TypeVar("T")
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the text says why and what can."""
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Adds the server that a command asks, and whom it may be of."""
+    parser.add_argument("path", metavar="PATH", help="the server's socket")
+    parser.add_argument(
+        "--allow-uid",
+        type=int,
+        action="append",
+        metavar="N",
+        help="ask a server with this uid; may be repeated (default: uids own and root)",
+    )
+    parser.add_argument(
+        "--trust-folder", action="store_true", help="also if others may write the folder of the socket, or own it"
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a connection that `add_server` has asked for."""
+    return {"allow_uids": arguments.allow_uid, "trust_folder": arguments.trust_folder}
 
 
 def check_timeout(seconds: float) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from shmrpc.cli.common import check_timeout, run_loop
+from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of
 from shmrpc.client import connect, options
 from shmrpc.health import Health
 from shmrpc.introspection import RESERVED, Introspection
@@ -12,7 +12,7 @@ from shmrpc.introspection import RESERVED, Introspection
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this command."""
     parser = commands.add_parser("health", help="ask whether a server can do its work", description=__doc__)
-    parser.add_argument("path", metavar="PATH", help="the server's socket")
+    add_server(parser)
     parser.add_argument(
         "service", nargs="?", default="", metavar="SERVICE", help="a service (default: all of the server's)"
     )
@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _ask(arguments: argparse.Namespace) -> Health:
     timeout: float = arguments.timeout
-    async with connect(Introspection, arguments.path, wait=arguments.wait, handshake_timeout=timeout) as server:
+    settings = {"handshake_timeout": timeout, **settings_of(arguments)}
+    async with connect(Introspection, arguments.path, wait=arguments.wait, **settings) as server:
         health = await options(server, timeout=timeout).health(arguments.service)
         if not arguments.watch or health is Health.SERVICE_UNKNOWN:
             print(health.name)

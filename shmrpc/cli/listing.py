@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shmrpc.cli.common import check_timeout, run_loop
+from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of
 from shmrpc.client import connect
 from shmrpc.introspection import (
     RESERVED,
@@ -26,7 +26,7 @@ LONGEST_DEFAULT: Final = 30
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this command."""
     parser = commands.add_parser("list", help="show what a server serves", description=__doc__)
-    parser.add_argument("path", metavar="PATH", help="the server's socket")
+    add_server(parser)
     parser.add_argument("service", nargs="?", default="", metavar="SERVICE", help="this service only")
     parser.add_argument("--json", action="store_true", help="everything that is known, with JSON Schema, as JSON")
     parser.add_argument("--all", action="store_true", help="also what is built into every server")
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _fetch(arguments: argparse.Namespace) -> tuple[list[DescribedContract], list[str]]:
-    async with connect(Introspection, arguments.path, timeout=arguments.timeout) as server:
+    async with connect(Introspection, arguments.path, timeout=arguments.timeout, **settings_of(arguments)) as server:
         known = await server.contracts()
     names = [contract.name for contract in known if not contract.name.startswith(RESERVED)]
     if arguments.service:
