@@ -74,6 +74,27 @@ def open_pidfd(peer: Peer, sock: socket.socket | None) -> int | None:
         return None
 
 
+def identity_of(sock: socket.socket) -> tuple[int, int] | None:
+    """Tells the process at the other end of a socket from all others, also where it has no pid here.
+
+    None where the system gives pidfds no inodes of their own, which it does from Linux 6.9 on, or the process is gone.
+    """
+    try:
+        theirs = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return None
+    try:
+        mine = os.pidfd_open(os.getpid())
+        try:
+            of_theirs, of_mine = os.fstat(theirs), os.fstat(mine)
+        finally:
+            os.close(mine)
+    finally:
+        os.close(theirs)
+    identity = of_theirs.st_dev, of_theirs.st_ino
+    return identity if identity != (of_mine.st_dev, of_mine.st_ino) else None
+
+
 class ProcessWatch:
     """Calls back once when a process exits. Owns the pidfd."""
 

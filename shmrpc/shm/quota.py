@@ -23,7 +23,7 @@ class Quota:
         self._connections: Counter[int] = Counter()
         self._bytes: Counter[int] = Counter()
         self._by_process: dict[object, tuple[liveness.ProcessWatch, int, int]] = {}
-        """By pid and uid, since a process may change its uid: the watch, the uid, and the bytes that it was charged."""
+        """By process and uid, since a process may change its uid: the watch, the uid, and the bytes that it was charged."""
 
     def __repr__(self) -> str:
         return f"<Quota {self._connections.total()} connections, {sum(self._bytes.values())} bytes charged>"
@@ -66,8 +66,12 @@ class Quota:
 
     @staticmethod
     def _key(peer: Peer, sock: socket.socket) -> object:
-        # Processes of other pid namespaces are all pid 0 here: each of their connections is watched by itself.
-        return (peer.pid, peer.uid) if peer.pid > 0 else sock
+        if peer.pid > 0:
+            return peer.pid, peer.uid
+        # Processes of other pid namespaces are all pid 0 here. Where nothing else tells one from the other, each of their
+        # connections is watched by itself, which costs an fd until the process ends.
+        identity = liveness.identity_of(sock)
+        return sock if identity is None else (identity, peer.uid)
 
     def refund(self, peer: Peer, sock: socket.socket, nbytes: int) -> None:
         """Ends the charge for memory that the peer never got, or of its own that is not mapped any more."""

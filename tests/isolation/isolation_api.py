@@ -135,6 +135,11 @@ async def client(path: str, settings: dict[str, Any]) -> None:
                         say(await all_kinds(stub))
                     case "hold":
                         holding.append(asyncio.create_task(hold(stub)))
+                    case "reconnect":
+                        for _ in range(5):
+                            async with shmrpc.connect(Border, path, **settings) as other:
+                                await other.seen()
+                        say("reconnected")
                     case "drop":
                         os.setgid(NOBODY)
                         os.setuid(NOBODY)
@@ -148,7 +153,7 @@ async def client(path: str, settings: dict[str, Any]) -> None:
 
 async def server(path: str, settings: dict[str, Any]) -> None:
     """Serves until its input ends. Told to ``beget``, it leaves a child; it says how many calls were ``held`` and have
-    ended, and what is ``charged`` to other uids.
+    ended, and what is ``charged`` to other uids, and how many watches that takes.
     """
     guard = Guard()
     async with shmrpc.Server(guard, at=path, **settings) as serving:
@@ -159,7 +164,8 @@ async def server(path: str, settings: dict[str, Any]) -> None:
                 case "beget":
                     beget(serving._listener.sessions)
                 case "charged":
-                    say(sum(serving._listener._quota._bytes.values()))
+                    quota = serving._listener._quota
+                    say([sum(quota._bytes.values()), len(quota._by_process)])
                 case "held":
                     say([guard.held, guard.ended])
 

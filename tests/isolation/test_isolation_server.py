@@ -10,7 +10,10 @@ from isolated import EVERYTHING, STRANGER, USUAL, isolated
 from isolation_api import Border, all_kinds
 
 import shmrpc
+from shmrpc.shm.layout import Geometry
 from shmrpc.shm.liveness import UNMAPPED
+
+SEGMENT = Geometry().segment_bytes
 
 
 @pytest.fixture
@@ -105,11 +108,39 @@ async def test_what_one_client_without_a_pid_was_given_is_charged_until_its_own_
         assert await server.started() == "listening"
         with isolated("client", open_path, ("mount",), uid=STRANGER) as first:
             assert (await first.started())["seen"] == [0, STRANGER, STRANGER, 1]
-            of_one = await server.ask("charged")
+            of_one, watched = await server.ask("charged")
+            assert watched == 1
             with isolated("client", open_path, ("mount",), uid=STRANGER) as second:
                 await second.started()
-                assert await server.ask("charged") == 2 * of_one > 0
+                assert await server.ask("charged") == [2 * of_one, 2]
                 first.kill()
-                await server.ask_until("charged", of_one)
+                await server.ask_until("charged", [of_one, 1])
                 second.kill()
-            await server.ask_until("charged", 0)
+            await server.ask_until("charged", [0, 0])
+
+
+async def test_a_client_without_a_pid_that_connects_again_and_again_takes_one_watch(open_path: str) -> None:
+    """What each connection was given stays charged, but an fd for each would use up the server's."""
+    settings = {"mode": 0o666, "allow_uids": [0, STRANGER]}
+    with isolated("server", open_path, ("pid", "mount"), settings) as server:
+        assert await server.started() == "listening"
+        with isolated("client", open_path, ("mount",), uid=STRANGER) as client:
+            await client.started()
+            of_one, _ = await server.ask("charged")
+            assert await client.ask("reconnect") == "reconnected"
+            charged, watched = await server.ask("charged")
+            assert charged == of_one + 5 * SEGMENT
+            if not has_inodes_for_pidfds():
+                pytest.skip("this kernel is older than 6.9, all of its pidfds have one inode")
+            assert watched == 1
+            client.kill()
+            await server.ask_until("charged", [0, 0])
+
+
+def has_inodes_for_pidfds() -> bool:
+    mine, other = os.pidfd_open(os.getpid()), os.eventfd(0)
+    try:
+        return os.fstat(mine).st_ino != os.fstat(other).st_ino
+    finally:
+        os.close(mine)
+        os.close(other)
