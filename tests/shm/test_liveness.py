@@ -51,6 +51,30 @@ def test_the_kernel_names_the_sender_of_a_message() -> None:
         assert liveness.unpack_credentials(packed) == ME
 
 
+def test_an_identity_is_the_same_for_all_sockets_of_a_process_and_for_no_other(path: str) -> None:
+    """It tells others apart; of this process there is nothing to tell."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        connect = "import socket, sys; kept = [socket.socket(socket.AF_UNIX) for _ in '12']"
+        command = [sys.executable, "-c", f"{connect}; [each.connect({path!r}) for each in kept]; sys.stdin.read()"]
+        processes = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2)]
+        accepted = [listener.accept()[0] for _ in range(4)]
+        seen: dict[int, list[object]] = {process.pid: [] for process in processes}
+        for sock in accepted:
+            seen[liveness.peer_of(sock).pid].append(liveness.identity_of(sock))
+            sock.close()
+        for process in processes:
+            process.communicate()
+        with socket.socket(socket.AF_UNIX) as mine:
+            mine.connect(path)
+            assert liveness.identity_of(mine) is None
+    (first, again), (second, once_more) = seen.values()
+    if first is None:
+        pytest.skip("this kernel is older than 6.9, all of its pidfds have one inode")
+    assert first == again != second == once_more
+
+
 def test_credentials_with_room_behind_them_are_read() -> None:
     assert liveness.unpack_credentials(struct.pack("iII", 1, 2, 3) + b"padding") == Peer(1, 2, 3)
 
