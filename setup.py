@@ -5,6 +5,9 @@ import sys
 
 from setuptools import Extension, setup
 
+flags = os.environ.get("SHMRPC_CFLAGS", "").split()
+steps = ("steps",) if "-DSHMRPC_STEPS" in flags else ()  # shmrpc/_native/steps.h
+
 # Shared-memory transport exists on POSIX only; elsewhere the package installs without the extension, `import shmrpc`
 # works, and serving says what is missing.
 native = Extension(
@@ -22,10 +25,11 @@ native = Extension(
             "call_types",
             "first_step",
             "requester",
+            *steps,
         )
     ],
-    depends=[f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "references", "ring", "wake")],
-    extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", *os.environ.get("SHMRPC_CFLAGS", "").split()],
+    depends=[f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "references", "ring", "steps", "wake")],
+    extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", *flags],
     extra_link_args=os.environ.get("SHMRPC_LDFLAGS", "").split(),
 )
 

@@ -60,6 +60,9 @@ int add_view_type(PyObject *module, struct native_state *state);
 int add_call_types(PyObject *module, struct native_state *state);
 int add_first_step(PyObject *module, struct native_state *state);
 int add_requester_type(PyObject *module);
+#ifdef SHMRPC_STEPS
+int add_steps(PyObject *module);
+#endif
 
 /* What Producer.send answers; ring.py names the same numbers. */
 enum { SEND_QUIET = 0, SEND_RING = 1, SEND_FULL = 2, SEND_LARGE = 3 };

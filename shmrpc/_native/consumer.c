@@ -83,6 +83,7 @@ static int take_chunk(ConsumerObject *self, struct taken *chunk, long most)
             self->ring = before;
             break;
         }
+        SHM_STEP(payload_copied);
         chunk[count].end = self->ring.head;
         count++;
     }
@@ -185,6 +186,7 @@ static PyObject *consumer_dispatch(ConsumerObject *self, PyObject *const *args, 
                     PyErr_Clear();
                 }
             }
+            SHM_STEP(record_handled);
             Py_DECREF(chunk[i].payload);
         }
         broken |= taken < 0;
@@ -215,7 +217,9 @@ static PyObject *consumer_arm(ConsumerObject *self, PyObject *Py_UNUSED(ignored)
     if (!mapping_pair_check(&self->maps))
         return NULL;
     shm_sleeper_arm(&self->doorbell);
-    if (!shm_consumer_ready(&self->ring))
+    bool ready = shm_consumer_ready(&self->ring);
+    SHM_STEP(consumer_looked);
+    if (!ready)
         Py_RETURN_TRUE;
     shm_sleeper_disarm(&self->doorbell);
     Py_RETURN_FALSE;

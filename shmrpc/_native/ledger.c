@@ -137,6 +137,7 @@ static PyObject *monotonic_ns(void)
 static PyObject *lend(LedgerObject *self, unsigned long long number, BlockObject *block, Py_ssize_t offset, Py_ssize_t nbytes,
                       PyObject *method)
 {
+    SHM_STEP(lend_numbered);
     PyObject *loan = self->loan->tp_alloc(self->loan, LOAN_FIELDS), *lease = PyLong_FromUnsignedLongLong(number);
     if (loan) {
         PyTuple_SET_ITEM(loan, 0, Py_NewRef(block));
@@ -149,7 +150,9 @@ static PyObject *lend(LedgerObject *self, unsigned long long number, BlockObject
         PyDict_SetItem(self->loans, lease, loan) < 0) {
         Py_CLEAR(lease);
     } else {
+        SHM_STEP(lend_put_down);
         block->leases++;
+        SHM_STEP(lend_counted);
     }
     Py_XDECREF(loan);
     return lease;
@@ -225,6 +228,7 @@ PyObject *ledger_refer_quickly(PyObject *op, PyObject *exporter, PyObject *metho
     struct shm_reference reference = {
         .block = ((BlockObject *)block)->number, .generation = self->next++, .offset = 0, .nbytes = (uint64_t)nbytes};
     PyObject *payload = refer_to(&reference, body);
+    SHM_STEP(refer_written);
     *lease = payload ? lend(self, reference.generation, (BlockObject *)block, 0, nbytes, method) : NULL;
     Py_DECREF(block);
     if (!*lease)
@@ -286,9 +290,12 @@ static int take_back(LedgerObject *self, PyObject *entry, PyObject *unused)
     if (block->number != number)
         return 0;
     Py_INCREF(block);
+    SHM_STEP(take_back_found);
     int done = PyDict_DelItem(self->loans, lease);
+    SHM_STEP(take_back_struck);
     if (!done && --block->leases == 0 && !block->handles)
         done = PyList_Append(unused, (PyObject *)block);
+    SHM_STEP(take_back_ended);
     Py_DECREF(block);
     return done < 0 ? -1 : 1;
 }

@@ -134,7 +134,11 @@ static int module_exec(PyObject *module)
         add_view_type(module, state) < 0 || add_ledger_types(module, state) < 0 || add_call_types(module, state) < 0 ||
         add_first_step(module, state) < 0 || add_requester_type(module) < 0)
         return -1;
+#ifdef SHMRPC_STEPS
+    return add_steps(module);
+#else
     return 0;
+#endif
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)

@@ -108,6 +108,7 @@ static PyObject *producer_want_room(ProducerObject *self, PyObject *Py_UNUSED(ig
     if (!mapping_pair_check(&self->maps))
         return NULL;
     shm_sleeper_arm(&self->room);
+    SHM_STEP(room_wanted);
     Py_RETURN_NONE;
 }
 
@@ -116,6 +117,7 @@ static PyObject *producer_room_found(ProducerObject *self, PyObject *Py_UNUSED(i
     if (!mapping_pair_check(&self->maps))
         return NULL;
     shm_sleeper_disarm(&self->room);
+    SHM_STEP(room_found);
     Py_RETURN_NONE;
 }
 

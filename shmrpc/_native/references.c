@@ -114,6 +114,7 @@ PyObject *open_references(PyObject *module, PyObject *const *args, Py_ssize_t ar
         Py_DECREF(opened);
         return NULL;
     }
+    SHM_STEP(references_opened);
     uint32_t views = 0;
     for (uint32_t i = 0; i < count; i++) { /* nothing can fail any more: from here on each is released once */
         if (Py_IS_TYPE(PyList_GET_ITEM(opened, (Py_ssize_t)i), state->view)) {
@@ -122,6 +123,7 @@ PyObject *open_references(PyObject *module, PyObject *const *args, Py_ssize_t ar
         }
     }
     releaser_count_opened(args[2], views);
+    SHM_STEP(references_owed);
     PyTuple_SET_ITEM(answer, 0, body);
     PyTuple_SET_ITEM(answer, 1, opened);
     return answer;
@@ -168,5 +170,6 @@ PyObject *pack_references(PyObject *Py_UNUSED(module), PyObject *const *args, Py
         shm_reference_put(at, (uint32_t)i, &reference);
     }
     memcpy(at + table, PyBytes_AS_STRING(args[1]), (size_t)body);
+    SHM_STEP(references_packed);
     return payload;
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "layout.h"
+#include "steps.h"
 
 #define SHM_REFERENCES_HEADER 8
 #define SHM_REFERENCE 32
@@ -53,6 +54,7 @@ static inline enum shm_references_status shm_references_check(const uint8_t *pay
     }
     memcpy(words, payload, sizeof words);
     *count = words[0];
+    SHM_STEP(references_counted);
     if (words[1])
         return SHM_REFERENCES_DIRTY;
     if (*count > most)
@@ -65,6 +67,7 @@ static inline struct shm_reference shm_reference_at(const uint8_t *payload, uint
 {
     struct shm_reference reference;
     memcpy(&reference, payload + shm_references_bytes(index), sizeof reference);
+    SHM_STEP(references_copied);
     return reference;
 }
 

@@ -102,6 +102,7 @@ void releaser_send_home(PyObject *op, uint64_t block, uint64_t generation)
     ReleaserObject *self = (ReleaserObject *)op;
     if (!self->maps.open)
         return;
+    SHM_STEP(view_died);
     if (shm_releaser_push(&self->ring, block, generation) != SHM_OK)
         self->corrupt = 1; /* there is nobody here to tell it: the session looks */
     else if (self->on_ring && !interpreter_is_finalizing() && shm_ringer_must_ring(&self->room))

@@ -120,7 +120,9 @@ static PyObject *begin(RequesterObject *self, PyObject *method, struct shm_recor
         return NULL;
     }
     self->next_id++;
+    SHM_STEP(call_pending);
     int status = producer_publish(self->producer, record, payload);
+    SHM_STEP(call_published);
     bool begun = status >= 0 && !(or_not && status > SEND_RING);
     if (!begun || (status > 0 && settle(self, status, record, payload) < 0)) {
         PyObject *type, *value, *traceback;
@@ -165,6 +167,7 @@ static PyObject *requester_lend(RequesterObject *self, PyObject *const *args, Py
     PyObject *lease, *payload = ledger_refer_quickly(args[0], args[5], args[6], args[4], &lease);
     if (!payload)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    SHM_STEP(call_lent);
     PyObject *call = begin(self, args[1], &record, payload, true);
     if (!call)
         ledger_undo(args[0], lease);

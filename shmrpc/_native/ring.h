@@ -14,6 +14,7 @@
 
 #include "atomics.h"
 #include "layout.h"
+#include "steps.h"
 
 enum shm_status {
     SHM_OK = 0,
@@ -59,6 +60,7 @@ struct shm_producer {
 static inline enum shm_status shm_producer_refresh(struct shm_producer *p)
 {
     uint64_t head = shm_load_acquire(p->head_word); /* [head] meets the release in shm_consumer_commit */
+    SHM_STEP(refresh_head_loaded);
     if (head < p->head || head > p->tail || head % SHM_RECORD_ALIGN)
         return SHM_BAD_HEAD;
     p->head = head;
@@ -81,18 +83,23 @@ static inline enum shm_status shm_producer_push(struct shm_producer *p, const st
         if (p->tail + pad + need - p->head > p->size)
             return SHM_FULL;
     }
+    SHM_STEP(publish_begun);
     if (pad) {
         struct shm_record skip = {.length = (uint32_t)pad, .kind = SHM_KIND_PAD};
         uint64_t word = shm_record_word0(&skip);
         memcpy(p->ring + at, &word, sizeof word);
         at = 0;
+        SHM_STEP(publish_pad_written);
     }
     uint64_t words[3] = {shm_record_word0(record), record->call_id, record->deadline_ns};
     memcpy(p->ring + at, words, sizeof words);
+    SHM_STEP(publish_header_written);
     if (record->length)
         memcpy(p->ring + at + SHM_RECORD_HEADER, payload, record->length);
     p->tail += pad + need;
+    SHM_STEP(publish_record_written);
     shm_store_release(p->tail_word, p->tail); /* [tail] publish: meets the acquire in shm_consumer_look */
+    SHM_STEP(publish_tail_stored);
     return SHM_OK;
 }
 
@@ -128,6 +135,7 @@ static inline uint64_t shm_consumer_published(const struct shm_consumer *c)
 static inline enum shm_status shm_consumer_look(struct shm_consumer *c)
 {
     uint64_t tail = shm_load_acquire(c->tail_word); /* [tail] meets the publish in shm_producer_push */
+    SHM_STEP(take_tail_loaded);
     if (tail < c->tail || tail - c->committed > c->size || tail % SHM_RECORD_ALIGN)
         return SHM_BAD_TAIL;
     c->tail = tail;
@@ -153,6 +161,7 @@ static inline enum shm_status shm_consumer_take(struct shm_consumer *c, struct s
         uint64_t at = c->head & (c->size - 1);
         uint64_t to_end = c->size - at;
         uint64_t word = shm_ring_word(c->ring + at);
+        SHM_STEP(take_word_loaded);
 
         record->length = (uint32_t)word;
         record->kind = (uint8_t)(word >> 32);
@@ -162,6 +171,7 @@ static inline enum shm_status shm_consumer_take(struct shm_consumer *c, struct s
             if (record->length != to_end || record->length > available)
                 return SHM_BAD_RECORD;
             c->head += to_end;
+            SHM_STEP(take_pad_passed);
             continue;
         }
         uint64_t need = shm_record_bytes(record->length);
@@ -171,6 +181,7 @@ static inline enum shm_status shm_consumer_take(struct shm_consumer *c, struct s
         record->deadline_ns = shm_ring_word(c->ring + at + 16);
         *payload = c->ring + at + SHM_RECORD_HEADER;
         c->head += need;
+        SHM_STEP(take_header_loaded);
         return SHM_OK;
     }
 }
@@ -180,8 +191,10 @@ static inline bool shm_consumer_commit(struct shm_consumer *c)
 {
     if (c->head == c->committed)
         return false;
+    SHM_STEP(commit_begun);
     c->committed = c->head;
     shm_store_release(c->head_word, c->head); /* [head] publish: meets the acquire in shm_producer_refresh */
+    SHM_STEP(commit_head_stored);
     return true;
 }
 
@@ -197,15 +210,19 @@ struct shm_releaser {
 
 static inline enum shm_status shm_releaser_push(struct shm_releaser *r, uint64_t block, uint64_t generation)
 {
+    SHM_STEP(release_begun);
     uint64_t head = shm_load_acquire(r->head_word); /* [release-head] meets the publish in shm_reaper_take */
+    SHM_STEP(release_head_loaded);
     if (head > r->tail)
         return SHM_BAD_HEAD;
     if (r->tail - head >= r->entries)
         return SHM_FULL;
     uint64_t words[2] = {block, generation};
     memcpy(r->ring + (r->tail & (r->entries - 1)) * SHM_RELEASE_ENTRY, words, sizeof words);
+    SHM_STEP(release_entry_written);
     r->tail += 1;
     shm_store_release(r->tail_word, r->tail); /* [release-tail] publish: meets the acquire in shm_reaper_take */
+    SHM_STEP(release_tail_stored);
     return SHM_OK;
 }
 
@@ -220,6 +237,7 @@ struct shm_reaper {
 static inline enum shm_status shm_reaper_take(struct shm_reaper *r, uint64_t *block, uint64_t *generation)
 {
     uint64_t tail = shm_load_acquire(r->tail_word); /* [release-tail] meets the publish in shm_releaser_push */
+    SHM_STEP(reap_tail_loaded);
     if (tail == r->head)
         return SHM_EMPTY;
     if (tail < r->head || tail - r->head > r->entries)
@@ -228,7 +246,9 @@ static inline enum shm_status shm_reaper_take(struct shm_reaper *r, uint64_t *bl
     *block = shm_ring_word(at);
     *generation = shm_ring_word(at + 8);
     r->head += 1;
+    SHM_STEP(reap_entry_loaded);
     shm_store_release(r->head_word, r->head); /* [release-head] publish: meets the acquire in shm_releaser_push */
+    SHM_STEP(reap_head_stored);
     return SHM_OK;
 }
 

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 
 #include "atomics.h"
+#include "steps.h"
 
 struct shm_sleeper {
     shm_word *word;  /* in my segment */
@@ -37,17 +38,22 @@ static inline bool shm_sleeper_armed(const struct shm_sleeper *s)
 static inline void shm_sleeper_arm(struct shm_sleeper *s)
 {
     if (!shm_sleeper_armed(s)) {
+        SHM_STEP(arm_begun);
         s->epoch += 1;
         shm_store_relaxed(s->word, s->epoch);
+        SHM_STEP(arm_epoch_stored);
     }
     shm_fence_sleeper(); /* [sleeper] meets [ringer] in shm_ringer_must_ring */
+    SHM_STEP(arm_fenced);
 }
 
 static inline void shm_sleeper_disarm(struct shm_sleeper *s)
 {
     if (shm_sleeper_armed(s)) {
+        SHM_STEP(disarm_begun);
         s->epoch += 1;
         shm_store_relaxed(s->word, s->epoch);
+        SHM_STEP(disarm_epoch_stored);
     }
 }
 
@@ -55,10 +61,13 @@ static inline void shm_sleeper_disarm(struct shm_sleeper *s)
 static inline bool shm_ringer_must_ring(struct shm_ringer *r)
 {
     shm_fence_ringer(); /* [ringer] meets [sleeper] in shm_sleeper_arm */
+    SHM_STEP(ringer_fenced);
     uint64_t epoch = shm_load_acquire(r->word);
+    SHM_STEP(ringer_epoch_loaded);
     if ((epoch & 1) == 0 || epoch == r->rung)
         return false;
     r->rung = epoch;
+    SHM_STEP(ringer_ring_due);
     return true;
 }
 
@@ -85,11 +94,13 @@ static inline bool shm_announce(struct shm_announcer *a, struct shm_ringer *r)
     }
     a->out = true;
     uint64_t epoch = shm_load_relaxed(r->word);
+    SHM_STEP(announce_epoch_loaded);
     if ((epoch & 1) == 0)
         return true;
     if (epoch == r->rung)
         return false; /* that ring has not been heard yet */
     r->rung = epoch;
+    SHM_STEP(announce_ring_due);
     return true;
 }
 
