@@ -28,7 +28,9 @@ native = Extension(
             *steps,
         )
     ],
-    depends=[f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "references", "ring", "steps", "wake")],
+    depends=[
+        f"shmrpc/_native/{name}.h" for name in ("atomics", "binding", "layout", "references", "ring", "steps", "wake")
+    ],
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", *flags],
     extra_link_args=os.environ.get("SHMRPC_LDFLAGS", "").split(),
 )
