@@ -12,7 +12,7 @@ import pytest
 
 from shmrpc.testing.pairs import short_folder
 
-pytest_plugins = ["figures", "stepped", "shmrpc.testing.plugin"]
+pytest_plugins = ["figures", "native_builds", "stepped", "shmrpc.testing.plugin"]
 
 
 @pytest.fixture

@@ -5,17 +5,16 @@ A process that finds the package in the folder that the fixture ``stepped_packag
 and ``-m``, which look in the working directory first.
 """
 
-import os
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
+from native_builds import CC
 
 import shmrpc
 
-CC = os.environ.get("CC", "cc")
 PACKAGE = Path(shmrpc.__file__).parent
 
 
