@@ -3,9 +3,8 @@
 An input that a fuzzer found belongs here, so that it is replayed from then on.
 """
 
+from pathlib import Path
 from typing import Final
-
-import pytest
 
 ALONE: Final = 0
 SCRIBBLED: Final = 4
@@ -120,9 +119,8 @@ _REFERENCES: Final = {
 SEEDS: Final = {"fuzz_record_ring": _RINGS, "fuzz_release_ring": _RELEASES, "fuzz_references": _REFERENCES}
 
 
-def write_seeds(tmp_path_factory: pytest.TempPathFactory, target: str) -> list[str]:
-    """A folder with one file for each input of a target; their paths."""
-    folder = tmp_path_factory.mktemp(target)
+def write_seeds(folder: Path, target: str) -> list[Path]:
+    """Writes one file into a folder for each input of a target."""
     for name, content in SEEDS[target].items():
         (folder / name.replace(" ", "_")).write_bytes(content)
-    return [str(file) for file in sorted(folder.iterdir())]
+    return sorted(folder.iterdir())

@@ -18,7 +18,7 @@ SLEEPS: Final = "2000"
 PROGRAMS: Final = {
     "stress_record_ring": SOME,
     "stress_release_ring": SOME,
-    "stress_scribbler": SOME,
+    "stress_scribbler": SLEEPS,
     "stress_wake records": SLEEPS,
     "stress_wake announced": SLEEPS,
     "stress_wake room": SLEEPS,
