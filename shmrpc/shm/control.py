@@ -201,10 +201,10 @@ class Control:
         try:
             message = _decoder.decode(body)
             fds = frame.take_fds(_FDS[type(message)])
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise ProtocolError(f"the peer's control message cannot be understood: {error}") from None
         except frames.BadFrame as error:
             raise ProtocolError(str(error)) from None
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
+            raise ProtocolError(f"the peer's control message cannot be understood: {error}") from None
         if isinstance(message, Detach):
             self._on_detach(message)
             return

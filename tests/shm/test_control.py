@@ -119,6 +119,11 @@ BROKEN: dict[str, tuple[bytes, int, str]] = {
     ),
     "no msgpack": (b"SHMR\x01\0\0\0\xc1", 0, "the peer's control message cannot be understood: "),
     "an empty frame": (b"SHMR\0\0\0\0", 0, "cannot be understood: "),
+    "text that is no UTF-8": (
+        detach(1).replace(b"detach", b"det\xffch"),
+        0,
+        "cannot be understood: .*utf-8",
+    ),
     "a tower": (struct.pack("<4sI", b"SHMR", 4096) + b"\x91" * 4096, 0, "cannot be understood: "),
     "a hello": (frame({"type": "hello"}), 0, "cannot be understood: .*hello"),
     "no extent": (frame({"type": "detach"}), 0, "cannot be understood: .*extent"),
