@@ -19,7 +19,7 @@ from raw_peer import HEAD, REPLY, REQUEST, RawChannel, RawServer, raw_listener
 import shmrpc
 
 INPUTS = 800
-LONG_INPUTS = 20_000
+LONG_INPUTS = 8_000
 MOST_ON_ONE = 200
 VALID = 0.4
 

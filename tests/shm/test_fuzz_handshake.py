@@ -23,7 +23,7 @@ from raw_peer import RawClient, RawServer, frame_of, raw_listener, receive_frame
 import shmrpc
 
 INPUTS: Final = 250
-LONG_INPUTS: Final = 10_000
+LONG_INPUTS: Final = 3_000
 MIB: Final = 1 << 20
 WRONG: Final = (
     None,

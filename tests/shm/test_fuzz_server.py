@@ -19,7 +19,7 @@ from raw_peer import FAILURE, HAS_BUFFERS, HAS_METADATA, HEAD, REQUEST, RawChann
 import shmrpc
 
 INPUTS = 3000
-LONG_INPUTS = 100_000
+LONG_INPUTS = 50_000
 MOST_ON_ONE = 200
 """Records on one connection, which may well survive them all."""
 AT_ONCE = 8
