@@ -23,7 +23,7 @@ from raw_peer import RawClient, RawServer, frame_of, raw_listener, receive_frame
 import shmrpc
 
 INPUTS: Final = 250
-LONG_INPUTS: Final = 3_000
+LONG_INPUTS: Final = 1_500
 MIB: Final = 1 << 20
 WRONG: Final = (
     None,
@@ -106,6 +106,7 @@ def _judge(caplog: pytest.LogCaptureFixture, seed: int, *allowed: str) -> list[s
     return texts
 
 
+@pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_a_strange_hello_is_refused_or_makes_a_session(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,6 +132,7 @@ async def test_a_strange_hello_is_refused_or_makes_a_session(
     figures.add("fuzz executions", frames.sent)
 
 
+@pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_a_strange_welcome_is_a_handshake_error_or_makes_a_session(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,6 +164,7 @@ async def test_a_strange_welcome_is_a_handshake_error_or_makes_a_session(
     figures.add("fuzz executions", frames.sent)
 
 
+@pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_a_strange_control_message_is_heard_or_cuts_the_connection(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture
 ) -> None:
