@@ -9,8 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shmrpc.testing.pairs import short_folder
+
+settings.register_profile("shmrpc", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("shmrpc")
 
 pytest_plugins = ["figures", "native_builds", "stepped", "shmrpc.testing.plugin"]
 

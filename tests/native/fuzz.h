@@ -56,7 +56,7 @@ static inline uint64_t next_number(struct script *script, uint64_t unit)
 
 /* ---- the other thread, which changes words under the eyes of whoever reads them ---- */
 
-enum { WORDS = 16, BURST = 64, IDLE_TURNS = 4000 };
+enum { WORDS = 16, BURST = 64, IDLE_TURNS = 4000, MOST_TURNS = 500, YIELDS_PER = 512 };
 
 struct scribbled {
     shm_word *ring;
@@ -118,9 +118,8 @@ static inline void scribble_begin(const struct scribbled *now, const uint8_t *in
     }
     uint64_t before = atomic_load(&bursts);
     atomic_store(&scribbling, now);
-    for (unsigned turns = 1; atomic_load(&bursts) == before; turns++) /* else it would be over before the other one woke */
-        if (turns % 1024 == 0)
-            sched_yield();
+    for (unsigned turns = 0; turns < MOST_TURNS && atomic_load(&bursts) == before; turns++)
+        shm_pause(); /* else it would be over before the other thread knew; where that does not run just now, so be it */
 }
 
 static inline void scribble_end(void)
@@ -129,12 +128,16 @@ static inline void scribble_end(void)
 }
 
 #ifdef SHMRPC_STEPS
-/* Whoever is being written over is late now and then, between any two accesses. */
+/* Whoever is being written over is late now and then, between any two accesses; or the other thread gets its processor. */
 void shm_step(enum shm_step_name step)
 {
     static uint64_t random = 23;
     (void)step;
-    if (atomic_load_explicit(&scribbling, memory_order_relaxed) && random_below(&random, 4) == 0)
+    if (!atomic_load_explicit(&scribbling, memory_order_relaxed))
+        return;
+    if (random_below(&random, YIELDS_PER) == 0)
+        sched_yield();
+    else if (random_below(&random, 4) == 0)
         for (uint64_t turns = random_below(&random, 400); turns; turns--)
             __asm__ volatile("" ::: "memory");
 }
