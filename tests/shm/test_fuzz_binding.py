@@ -89,6 +89,7 @@ def test_whatever_another_process_writes_is_refused_or_taken_whole(
         reaper = _native.Reaper(own, shared, RELEASES, ENTRIES)
         producer = _native.Producer(own, shared, RING, RING_BYTES, LIMIT)
         releaser = _native.Releaser(own, shared, RELEASES, ENTRIES)
+        _say(shared, RING, 40 | 1 << 32)  # a good record, if nobody writes over it
         _say(shared, layout.CURSOR_TAIL, numbers.randrange(RING_BYTES // 8 + 1) * 8)
         _say(shared, layout.CURSOR_RELEASE_TAIL, numbers.randrange(ENTRIES + 1))
         for _ in range(4):

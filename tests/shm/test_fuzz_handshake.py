@@ -25,7 +25,7 @@ import shmrpc
 INPUTS: Final = 250
 LONG_INPUTS: Final = 1_500
 MIB: Final = 1 << 20
-WRONG: Final = (
+WRONG: Final[tuple[Any, ...]] = (
     None,
     True,
     -1,
