@@ -106,6 +106,11 @@ class Link:
         return self.path
 
     @property
+    def forked(self) -> bool:
+        """Whether this process is a forked child of the one that opened it."""
+        return self._loop is not None and self._pid != os.getpid()
+
+    @property
     def offered(self) -> list[Offered]:
         """What the server said that it serves, at the last handshake."""
         return self._meeting.offered
@@ -150,9 +155,10 @@ class Link:
             if self.calls is not None:
                 return self.calls
             connected = self.connected_soon()
-            done, _ = await asyncio.wait((connected,), timeout=seconds_to_wait(self.reconnect_timeout, deadline_ns))
+            seconds = seconds_to_wait(self.reconnect_timeout, deadline_ns)
+            done, _ = await asyncio.wait((connected,), timeout=seconds)
             if not done:
-                raise not_connected_error(method, self.path, self.reconnect_timeout, deadline_ns)
+                raise not_connected_error(method, self.path, self.reconnect_timeout, deadline_ns, seconds)
             connected.result()
 
     def check(self, method: Method) -> None:
@@ -166,7 +172,7 @@ class Link:
             raise Closed(f"{method.full_name} was called on a stub that is closed")
         if self._loop is None:
             raise Closed(f"{method.full_name} was called before its stub was connected; use 'async with connect(…)'")
-        if self._pid != os.getpid():
+        if self.forked:
             raise forked_error()
         if not _runs_here(self._loop):
             raise wrong_loop_error(method)
@@ -303,8 +309,10 @@ class Link:
             connected.exception()  # fetched: those who wait may be gone
 
     async def close(self) -> None:
-        """Ends the connection and every call on it. Idempotent."""
+        """Ends the connection and every call on it. Idempotent. In a forked child, nothing is to be ended: it is the parent's."""
         self.closed = True
+        if self.forked:
+            return
         sessions = [session for session in (self._session, *self._retiring) if session is not None]
         self._close_sessions()
         for session in sessions:
@@ -339,9 +347,14 @@ def seconds_to_wait(reconnect_timeout: float, deadline_ns: int) -> float:
     return max(0.0, seconds)
 
 
-def not_connected_error(method: Method, where: str, reconnect_timeout: float, deadline_ns: int) -> RpcError:
-    """What a call gets that has waited so long in vain."""
-    if deadline_ns and deadline_ns <= monotonic_ns():
+def not_connected_error(
+    method: Method, where: str, reconnect_timeout: float, deadline_ns: int, waited: float
+) -> RpcError:
+    """What a call gets that has waited in vain, so many seconds: no longer than its deadline, or than is waited at the most.
+
+    Which of the two it was, the clock would not say: event loops' timers fire a little early.
+    """
+    if deadline_ns and waited < reconnect_timeout:
         return DeadlineExceeded(f"{method.full_name} was not sent: no connection to {where} before the deadline")
     return Unavailable(
         f"{method.full_name} was not sent: no connection to {where} within {reconnect_timeout} s (reconnect_timeout)"

@@ -120,7 +120,7 @@ class Pool:
                 return calls
             seconds = seconds_to_wait(self._reconnect_timeout, deadline_ns)
             if not await self._wait_connected(seconds):
-                raise not_connected_error(method, self._where, self._reconnect_timeout, deadline_ns)
+                raise not_connected_error(method, self._where, self._reconnect_timeout, deadline_ns, seconds)
 
     def check(self, method: Method) -> None:
         """Refuses a call that this is not the place for: see `Link.check`."""
@@ -229,9 +229,11 @@ class Pool:
             log.debug("calls go to %s, %s", link.path, link.peer)
 
     async def close(self) -> None:
-        """Ends all connections and every call on them. Idempotent."""
+        """Ends all connections and every call on them. Idempotent. In a forked child, nothing is to be ended."""
         self.closed = True
         await asyncio.gather(*(link.close() for link in self._links))
+        if self._links[0].forked:
+            return
         await self._exposed.aclose()
 
 

@@ -179,6 +179,41 @@ async def test_a_forked_child_may_connect_anew(path: str) -> None:
             assert await life.add(1) == 2
 
 
+class Entered(Keeper):
+    """Says how often it was left."""
+
+    left = 0
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.left += 1
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+@pytest.mark.parametrize("state", ["connected", "reconnecting"])
+async def test_closing_a_stub_in_a_forked_child_ends_nothing_and_waits_for_nothing(
+    path: str, state: str, connections: int
+) -> None:
+    exposed = Entered()
+
+    def close() -> int:
+        run(lambda: connection.__aexit__(None, None, None))()
+        return exposed.left
+
+    async with shmrpc.Server(Keeper(), at=path) as server:
+        connection = shmrpc.connect(Life, path, exposes=exposed, connections=connections)
+        async with connection as life:
+            if state == "reconnecting":
+                await server.drain()
+                await until(lambda: shmrpc.peer(life) is None, "the connection to end")
+            assert in_a_child(close) == 0
+            if state == "connected":
+                assert await life.add(1) == 2
+        assert exposed.left == 1
+
+
 async def test_a_forked_child_of_a_server_lets_go_of_all_connections(path: str) -> None:
     async with shmrpc.Server(Keeper(), at=path) as server, shmrpc.connect(Life, path) as life:
 

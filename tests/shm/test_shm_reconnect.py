@@ -166,6 +166,23 @@ async def test_a_call_does_not_wait_longer_than_it_may(path: str) -> None:
         assert str(expired.value) == f"Life.add was not sent: no connection to {path} before the deadline"
 
 
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_a_deadline_is_what_ended_a_call_also_where_the_timer_fires_a_little_early(
+    path: str, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait_less(futures: Any, *, timeout: float | None = None, **options: Any) -> Any:
+        return await wait(futures, timeout=timeout and timeout / 2, **options)
+
+    wait = asyncio.wait
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path, connections=connections) as life:
+        await first.drain()
+        await lost(life)
+        with monkeypatch.context() as patched:
+            patched.setattr("asyncio.wait", wait_less)
+            with pytest.raises(shmrpc.DeadlineExceeded, match="before the deadline"):
+                await shmrpc.options(life, timeout=0.04).add(1)
+
+
 async def test_a_caller_that_is_cancelled_while_it_waits_is_gone(path: str) -> None:
     keeper = Keeper()
     async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path) as life:
