@@ -48,7 +48,7 @@ class Region:
         self, number: int, mapping: Any, address: int, offset: int, nbytes: int, backing: Backing | None
     ) -> None:
         self.number: Final = number
-        self.mapping: Final = mapping
+        self.mapping: Any = mapping
         self.address: Final = address
         """Where its first byte lies in this process."""
         self.offset: Final = offset
@@ -192,6 +192,7 @@ class Arena:
         with its last view, not with a garbage collection."""
         for region in self.regions:
             region.blocks.clear()
+            region.mapping = None
         self.extents.clear()
         self.loans.clear()
         self._at.clear()

@@ -202,7 +202,7 @@ class Borrowed:
             raise ProtocolError(f"a block reference cannot be decoded: {error}") from None
         number, lease, nbytes = reference.number, reference.generation, reference.nbytes
         mapping, offset, available = (
-            self._slab_of(number >> EXTENT_SHIFT) if number >= 0 else (None, 0, self._slabs[0][2])
+            self._slab_of(number >> EXTENT_SHIFT) if number >= 0 else (None, 0, self._channel.peer.geometry.slab_bytes)
         )
         at = (number & _GRANULES) * GRANULE
         if mapping is None or not 0 <= nbytes <= self._channel.max_message or at + nbytes > available:
@@ -251,8 +251,9 @@ class Borrowed:
 
     def close(self) -> None:
         """Lets go of all extents; what is seen of them goes with its last view. Idempotent."""
-        for number, extent in self._extents.items():
-            del self._slabs[number], self._addresses[number]
+        self._slabs.clear()
+        self._addresses.clear()
+        for extent in self._extents.values():
             self._charge.refund(extent.nbytes)
             extent.close()
         self._extents.clear()

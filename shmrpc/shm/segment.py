@@ -38,11 +38,16 @@ class BadSegment(ValueError):
     """An fd of the peer that is not the segment that it declared."""
 
 
+_UNMAPPED: Final = mmap.mmap(-1, PAGE)
+"""What one has that was let go: nothing."""
+_UNMAPPED.close()
+
+
 class _Mapped:
     """One mapping. Its memory goes when it is closed and no view of it is left."""
 
     def __init__(self, mapping: mmap.mmap, fd: int | None, kind: Kind, nbytes: int) -> None:
-        self.mapping: Final = mapping
+        self.mapping = mapping
         self.kind: Final[Kind] = kind
         self.nbytes: Final = nbytes
         self._fd = fd
@@ -68,6 +73,12 @@ class _Mapped:
         self.drop_fd()
         with contextlib.suppress(BufferError):  # a view is held: the mapping goes with its last reference
             self.mapping.close()
+
+    def let_go(self) -> None:
+        """`close`, and refers to the mapping no more: what is still seen of it goes with its last view, and not with a
+        garbage collection of whatever refers to this."""
+        self.close()
+        self.mapping = _UNMAPPED
 
     @property
     def closed(self) -> bool:

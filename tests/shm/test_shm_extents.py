@@ -127,6 +127,30 @@ async def test_what_dies_after_the_connection_takes_its_memory_along_at_once(pat
             gc.enable()
 
 
+@pytest.mark.parametrize("method", ["born", "given", "kept"])
+async def test_so_does_what_lies_in_a_base_segment(path: str, method: str) -> None:
+    holder = Holder()
+    fds = segment_fds()
+    array: Any = None
+    async with shmrpc.Server(holder, at=path) as server:
+        async with shmrpc.connect(Buffers, path) as stub:
+            if method == "kept":
+                await stub.keep(numbered(100 * KIB))
+            else:
+                array = (
+                    shmrpc.empty(100 * KIB, np.uint8, to=stub) if method == "born" else await stub.give(100 * KIB, 1)
+                )
+        await until(lambda: not server.connections, "the server to notice")
+        assert segment_fds() == fds + 1
+        gc.disable()
+        try:
+            del array
+            holder.arrays.clear()
+            assert segment_fds() == fds
+        finally:
+            gc.enable()
+
+
 async def test_a_connection_that_ends_takes_its_extents_along_in_both_processes(path: str) -> None:
     with serving(path) as server:
         fds = segment_fds(server.pid)
