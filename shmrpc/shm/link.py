@@ -309,7 +309,7 @@ class Link:
             connected.exception()  # fetched: those who wait may be gone
 
     async def close(self) -> None:
-        """Ends the connection and every call on it. Idempotent. In a forked child, nothing is to be ended: it is the parent's."""
+        """Ends the connection and every call on it. Idempotent. In a forked child there is nothing to be ended."""
         self.closed = True
         if self.forked:
             return

@@ -229,7 +229,7 @@ class Pool:
             log.debug("calls go to %s, %s", link.path, link.peer)
 
     async def close(self) -> None:
-        """Ends all connections and every call on them. Idempotent. In a forked child, nothing is to be ended."""
+        """Ends all connections and every call on them. Idempotent. In a forked child there is nothing to be ended."""
         self.closed = True
         await asyncio.gather(*(link.close() for link in self._links))
         if self._links[0].forked:
