@@ -83,12 +83,19 @@ def put_away(fd: int) -> None:
         _in_a_thread(partial(_close_stranger, fd))
 
 
-def put_away_socket(sock: socket.socket) -> None:
-    """Shuts a connected Unix socket down and closes it, with the fds that came over it and were not read. Never waits."""
+def put_away_socket(sock: socket.socket, owner_pid: int | None = None) -> None:
+    """Shuts a connected Unix socket down and closes it, with the fds that came over it and were not read. Never waits.
+
+    Args:
+        sock: The socket. Closing alone would leave the connection to a forked child that holds a copy.
+        owner_pid: The process that it is of; None: this one. In a forked child of it, where a coroutine may be thrown away
+            at any time, the copy alone is closed.
+    """
+    if owner_pid not in (None, os.getpid()):
+        sock.close()
+        return
     try:
-        sock.shutdown(
-            socket.SHUT_RDWR
-        )  # nothing more can come; and a forked child may hold a copy, which close would leave
+        sock.shutdown(socket.SHUT_RDWR)  # nothing more can come
         unread = int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), "little")
     except OSError:  # it was connected to nobody, who has sent nothing
         unread = 0

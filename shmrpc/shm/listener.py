@@ -102,7 +102,7 @@ class Listener:
 
     async def _greet(self, sock: socket.socket) -> None:
         """One handshake, from the accepted socket to a session, or to a rejection."""
-        peer = liveness.peer_of(sock)
+        peer, pid = liveness.peer_of(sock), os.getpid()
         met: tuple[Session, handshake.Hello] | None = None
         frame = handshake.new_frame()
         unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
@@ -123,7 +123,7 @@ class Listener:
         finally:
             frame.close()
             if met is None:
-                disposal.put_away_socket(sock)
+                disposal.put_away_socket(sock, pid)
                 if unwelcome is None:
                     self._quota.close(peer)
 
@@ -340,7 +340,7 @@ class Listener:
 
 def _close_if_never_begun(sock: socket.socket, greeting: "asyncio.Task[None]") -> None:
     if greeting.cancelled() and sock.fileno() >= 0:  # before its first step
-        disposal.put_away_socket(sock)
+        disposal.put_away_socket(sock, os.getpid())
 
 
 _live: weakref.WeakSet[Listener] = weakref.WeakSet()

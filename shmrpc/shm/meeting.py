@@ -6,6 +6,7 @@ When to try, and again, is `link`'s.
 import asyncio
 import contextvars
 import logging
+import os
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any, Final
@@ -66,18 +67,18 @@ class Meeting:
         wanted = [handshake.Wanted(name, handshake.digest_of(one.signatures)) for name, one in asked.items()]
         if self.contract is None:  # everything
             wanted = []
-        sock = await self._connect()
+        sock, pid = await self._connect(), os.getpid()
         try:
             accepted = await handshake.as_client(sock, wanted, self._settings, self._offers())
         except TimeoutError:
-            disposal.put_away_socket(sock)
+            disposal.put_away_socket(sock, pid)
             text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
             raise HandshakeError(f"{text} (handshake_timeout)") from None
         except OSError as error:
-            disposal.put_away_socket(sock)
+            disposal.put_away_socket(sock, pid)
             raise ConnectFailed(f"the server at {self.path} went away in the handshake: {error}") from None
         except BaseException:
-            disposal.put_away_socket(sock)
+            disposal.put_away_socket(sock, pid)
             raise
         session = Session(
             loop,

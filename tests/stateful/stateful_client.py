@@ -164,7 +164,9 @@ def _try_all(conns: list[Conn], streams: list[Call], views: Views, token: int) -
         with suppress(shmrpc.RpcError):
             fill(shmrpc.empty(9000, np.uint8, to=conn.stub), token)
     for call in streams:
-        ends = (shmrpc.ForkedError, shmrpc.Closed, StopAsyncIteration)
+        if call.troubles:  # then it may have ended, and what came before can be read
+            continue
+        ends = (shmrpc.ForkedError, StopAsyncIteration)
         problems.append(asyncio.run(_refused(lambda call=call: anext(call.stream), ends)))  # type: ignore[misc]
     problems += [f"array {number} is another one" for number, array in views if not fits(array, number)]
     views.clear()

@@ -4,7 +4,7 @@ Its rules only choose. Their preconditions depend on nothing that time decides, 
 steps. A failure tells the steps that led to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -54,6 +54,7 @@ class telling_of:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None and not self._machine.failed:
             self._machine.failed = True
+            self._machine.caught.append(f"{type(error).__name__}: {error}")
             error.add_note("the steps were\n  " + "\n  ".join(self._machine.steps))
 
 
@@ -66,6 +67,10 @@ class Peers(RuleBasedStateMachine):
     """Steps of all examples."""
     kills: ClassVar[int] = 0
     calls: ClassVar[int] = 0
+    prelude: ClassVar[Sequence[str]] = ()
+    """Calls that are answered before anything else happens, their arrays kept."""
+    caught: ClassVar[list[str]] = []
+    """What went wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,6 +97,9 @@ class Peers(RuleBasedStateMachine):
             self.scene = Example(
                 self.zygote, loop=loop, server_loop=server_loop, narrow=narrow, doorbell=doorbell, mutant=self.mutant
             )
+            for kind in self.prelude:
+                self.scene.call(0, kind, size=2, items=0, timeout=None, born=False, keep=True)
+            self.scene.settle()
 
     def teardown(self) -> None:
         """The end of the example, with its checks."""

@@ -304,12 +304,23 @@ class Scene:
     # ---- after a failure ----
 
     def give_up(self) -> None:
-        """After a failure: leaves nothing running."""
+        """Leaves nothing behind, whatever state all is in."""
+        for call in self.calls:
+            if call.task is not None:
+                call.task.cancel()
+        for conn in self.conns:
+            if conn.open:
+                with suppress(Exception):
+                    self.run(conn.manager.__aexit__(None, None, None))
         for place in self.places:
             for server in place.servers:
+                server.resume()
                 with suppress(AssertionError, ProcessLookupError):  # it may have ended, and been reaped
                     server.kill()
         for child in self.children:
             child.end()
+        self.views.clear()
+        self.ended.clear()
+        self.calls.clear()
         self.runner.close()
         self.stack.close()

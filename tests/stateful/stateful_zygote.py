@@ -17,9 +17,9 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import stateful_mutants
 import uvloop
 from stateful_api import Worker
+from stateful_mutants import change_server
 
 import shmrpc.shm.listener  # noqa: F401 - which a server imports when it begins to listen
 from shmrpc.cli.common import run_loop
@@ -52,8 +52,7 @@ def be_a_server(plan: dict[str, Any]) -> NoReturn:
         settings = dict(plan["settings"])
         if "geometry" in settings:
             settings["geometry"] = Geometry(**settings["geometry"])
-        if plan["mutant"]:
-            stateful_mutants.MUTANTS[plan["mutant"]].server()
+        change_server(plan["mutant"])
         run_loop(serve(Worker(plan["journal"]), at=plan["at"], grace=60, **settings), plan["loop"])
         status = 0
     except BaseException:

@@ -1,12 +1,15 @@
 """Calls, streams, cancellations, stalls, kills, releases, forks, drains and reconnects in any order, against a model."""
 
+import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 from figures import Figures
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from stateful_machine import Peers
+from stateful_mutants import MUTANTS, change_client
 from stateful_servers import Zygote
 
 
@@ -42,3 +45,17 @@ def test_whatever_happens_in_whatever_order_nothing_is_lost_and_nothing_is_done_
     chosen = machine_settings(250, derandomize=False) if figures.long else machine_settings(30, derandomize=True)
     run_state_machine_as_test(Machine, settings=chosen)
     figures.add("stateful steps", Machine.count)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_promise_is_caught(zygote: Zygote, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Machine(Peers):
+        mutant = name
+        prelude = MUTANTS[name].prelude
+        caught: ClassVar[list[str]] = []
+
+    Machine.zygote = zygote
+    change_client(name, monkeypatch)
+    with pytest.raises(BaseException):  # noqa: B017 - hypothesis may put it into another one
+        run_state_machine_as_test(Machine, settings=machine_settings(60, derandomize=True))
+    assert any(re.search(MUTANTS[name].caught, text) for text in Machine.caught), Machine.caught
