@@ -64,6 +64,22 @@ def _what_is_there(path: str, error: OSError) -> str:
     return str(error.strerror)
 
 
+Mark = tuple[int, int, int]
+"""What tells a socket at a path from one that is there later."""
+
+
+def mark(path: str) -> Mark | None:
+    """What is at a path now; it is another one when another server has begun to listen there. None: nothing is there.
+
+    The time is in it since the number of a file that was removed is given to the next one.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
 def listen(path: str, mode: int, backlog: int) -> socket.socket:
     """A listening, non-blocking socket at a path; a stale socket there is replaced, atomically.
 

@@ -26,6 +26,7 @@ from shmrpc.errors import (
     Unavailable,
 )
 from shmrpc.methods import Method
+from shmrpc.shm import address
 from shmrpc.shm.calling import Calling
 from shmrpc.shm.handshake import Offered
 from shmrpc.shm.meeting import Meeting
@@ -43,6 +44,8 @@ STABLE_NS: Final = 1_000_000_000
 """A connection that lived this long ends the back-off."""
 BACKOFF_WAITED_FOR: Final = 0.05
 """Seconds between attempts while a call waits for the connection: a failed attempt costs some 30 us."""
+LOOK: Final = 0.003
+"""Seconds between looks at the path meanwhile, for a new server there: a look costs 2 us, and the wake-up for it."""
 
 SPREAD_TRIES: Final = 8
 """How often a link of several tries for a process of its own, before it shares one."""
@@ -78,8 +81,12 @@ class Link:
         self._delay = BACKOFF_FIRST
         self._established_ns = 0
         self._reconnecting: asyncio.Task[None] | None = None
-        self._connected: asyncio.Future[None] | None = None
+        self._tried: address.Mark | None = None
+        """What was at the path at the last attempt."""
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        """Of those who wait for a connection, in the order in which they came."""
         self._hurry = asyncio.Event()
+        """Set while somebody does."""
         self.closed = False
         self._exposed = exposed
         self._entered = False
@@ -156,7 +163,10 @@ class Link:
                 return self.calls
             connected = self.connected_soon()
             seconds = seconds_to_wait(self.reconnect_timeout, deadline_ns)
-            done, _ = await asyncio.wait((connected,), timeout=seconds)
+            try:
+                done, _ = await asyncio.wait((connected,), timeout=seconds)
+            finally:
+                connected.cancel()
             if not done:
                 raise not_connected_error(method, self.path, self.reconnect_timeout, deadline_ns, seconds)
             connected.result()
@@ -178,12 +188,18 @@ class Link:
             raise wrong_loop_error(method)
 
     def connected_soon(self) -> "asyncio.Future[None]":
-        """The end of the next attempts to connect, which are made more often while somebody waits for it."""
+        """The end of the next attempts to connect, made more often until it is done; who waits no longer cancels it."""
         assert self._loop is not None
-        if self._connected is None:
-            self._connected = self._loop.create_future()
+        connected: asyncio.Future[None] = self._loop.create_future()
+        self._waiting[connected] = None
+        connected.add_done_callback(self._wait_is_over)
         self._hurry.set()
-        return self._connected
+        return connected
+
+    def _wait_is_over(self, connected: "asyncio.Future[None]") -> None:
+        self._waiting.pop(connected, None)
+        if not self._waiting:
+            self._hurry.clear()
 
     # ---- the connection ----
 
@@ -237,6 +253,7 @@ class Link:
         return self._loop
 
     async def _establish(self) -> None:
+        self._tried = address.mark(self.path)
         session, calls = await self._meeting.meet()
         for tries in range(1, SPREAD_TRIES + 1):
             if self.is_taken is None or not self.is_taken(session.peer.pid):
@@ -270,7 +287,6 @@ class Link:
         else:  # a server that loses its connections as soon as it has them is not asked at once again
             await self._back_off()
         while not self.closed:
-            self._hurry.clear()
             try:
                 await self._establish()
             except (Unavailable, HandshakeError, OSError) as error:
@@ -290,23 +306,28 @@ class Link:
         self._delay = min(self._delay * BACKOFF_FACTOR, BACKOFF_MOST)
 
     async def _pause(self, seconds: float) -> None:
-        """Waits, but not long while a call waits for the connection."""
-        if self._connected is not None:
-            seconds = min(seconds, BACKOFF_WAITED_FOR)
-        await asyncio.sleep(min(seconds, BACKOFF_WAITED_FOR))
+        """Waits, but not long while a call waits for the connection, and then no longer than until a new server is there."""
+        assert self._loop is not None
+        soonest = self._loop.time() + min(seconds, BACKOFF_WAITED_FOR)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds - BACKOFF_WAITED_FOR)):
+            async with asyncio.timeout(seconds):
                 await self._hurry.wait()
+        while (left := soonest - self._loop.time()) > 0:
+            if address.mark(self.path) not in (None, self._tried):
+                return
+            await asyncio.sleep(min(left, LOOK))
 
     def _settle_connected(self, error: RpcError | None) -> None:
-        connected, self._connected = self._connected, None
-        if connected is None or connected.done():
-            return
-        if error is None:
-            connected.set_result(None)
-        else:
-            connected.set_exception(error)
-            connected.exception()  # fetched: those who wait may be gone
+        waiting, self._waiting = self._waiting, {}
+        self._hurry.clear()
+        for connected in waiting:
+            if connected.done():
+                continue
+            if error is None:
+                connected.set_result(None)
+            else:
+                connected.set_exception(error)
+                connected.exception()  # fetched: who waits may be gone
 
     async def close(self) -> None:
         """Ends the connection and every call on it. Idempotent. In a forked child there is nothing to be ended."""

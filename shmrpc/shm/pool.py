@@ -133,17 +133,22 @@ class Pool:
             RpcError: every link was refused.
         """
         until = asyncio.get_running_loop().time() + seconds
-        waited_for = {link.connected_soon() for link in self._links}
-        while True:
-            left = max(0.0, until - asyncio.get_running_loop().time())
-            done, waited_for = await asyncio.wait(waited_for, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                return False
-            errors = [connected.exception() for connected in done]
-            if None in errors:
-                return True
-            if not waited_for and errors[0] is not None:
-                raise errors[0]
+        soon = [link.connected_soon() for link in self._links]
+        waited_for = set(soon)
+        try:
+            while True:
+                left = max(0.0, until - asyncio.get_running_loop().time())
+                done, waited_for = await asyncio.wait(waited_for, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    return False
+                errors = [connected.exception() for connected in done]
+                if None in errors:
+                    return True
+                if not waited_for and errors[0] is not None:
+                    raise errors[0]
+        finally:
+            for connected in soon:
+                connected.cancel()
 
     # ---- memory ----
 

@@ -251,3 +251,20 @@ async def test_a_link_that_is_put_in_the_place_of_a_new_socket_gives_nobody_a_mo
         async with shmrpc.Server(Keeper(), at=path, mode=0o666):
             raise AssertionError("served")
     assert stat.S_IMODE(os.stat(secret).st_mode) == 0o600
+
+
+# Telling one server from the next
+
+
+async def test_a_path_has_a_new_mark_when_another_server_listens_there_and_only_then(path: str) -> None:
+    assert address.mark(path) is None
+    with address.listen(path, 0o600, backlog=1):
+        first = address.mark(path)
+        assert first is not None
+        connected = address.connect(path)
+        assert connected is not None
+        connected.close()
+        assert address.mark(path) == first
+    assert address.mark(path) == first  # it is stale, and the same
+    with address.listen(path, 0o600, backlog=1):
+        assert address.mark(path) not in (None, first)

@@ -13,7 +13,8 @@ from raw_channel import TAIL
 from raw_peer import RawServer, hung_up, raw_listener
 
 import shmrpc
-from shmrpc.shm import link
+from shmrpc.client import open_stub
+from shmrpc.shm import address, link
 
 uvloop.new_event_loop().close()  # libuv makes a pipe for the process with its first loop, which no test leaves behind
 
@@ -271,6 +272,64 @@ async def test_a_call_does_not_wait_for_a_long_pause_to_end(path: str, monkeypat
         call = asyncio.ensure_future(life.add(1))
         async with shmrpc.Server(Keeper(), at=path):
             assert await call == 2
+
+
+async def test_a_call_that_waits_finds_a_new_server_at_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a pause that nothing else cuts short: this is not the server that lost the connection."""
+    for name in ("BACKOFF_FIRST", "BACKOFF_MOST", "BACKOFF_WAITED_FOR"):
+        monkeypatch.setattr(link, name, 1000.0)
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path, reconnect_timeout=20) as life:
+        await first.drain()
+        await lost(life)
+        for number in range(3):
+            call = asyncio.ensure_future(life.add(number))
+            await asyncio.sleep(0)
+            async with shmrpc.Server(Keeper(), at=path) as server:
+                assert await call == number + 1
+                await server.drain()
+                await lost(life)
+
+
+async def test_a_server_that_loses_its_connections_is_not_asked_again_at_once_though_a_call_waits(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is the same."""
+    for name in ("BACKOFF_FIRST", "BACKOFF_MOST", "BACKOFF_WAITED_FOR"):
+        monkeypatch.setattr(link, name, 1000.0)
+    monkeypatch.setattr(link, "STABLE_NS", 1 << 62)
+    looks: list[str] = []
+    mark = address.mark
+
+    def look(path: str) -> address.Mark | None:
+        looks.append(path)
+        return mark(path)
+
+    monkeypatch.setattr(address, "mark", look)
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path, reconnect_timeout=20) as life:
+        (session,) = first._listener.sessions
+        session.close("it loses its connections")
+        await lost(life)
+        call = asyncio.ensure_future(life.add(1))
+        await until(lambda: len(looks) > 20, "many looks")
+        assert first.connections == 0
+        assert not call.done()
+        await first.drain()
+        async with shmrpc.Server(Keeper(), at=path):
+            assert await call == 2
+
+
+async def test_who_has_given_up_waiting_does_not_hurry_the_attempts(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path) as first, shmrpc.connect(Life, path) as life:
+        await first.drain()
+        await lost(life)
+        transport = open_stub(life)[1]
+        assert isinstance(transport, link.Link)
+        with pytest.raises(shmrpc.DeadlineExceeded):
+            await shmrpc.options(life, timeout=0.01).add(1)
+        call = asyncio.ensure_future(life.add(1))
+        await until(transport._hurry.is_set, "the call to wait")
+        call.cancel()
+        await until(lambda: not transport._hurry.is_set(), "nobody to wait any more")
 
 
 async def test_a_stub_may_be_closed_while_it_reconnects(path: str) -> None:
