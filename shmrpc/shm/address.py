@@ -2,14 +2,20 @@
 
 import contextlib
 import errno
+import glob
 import os
 import socket
 import stat
+import time
+from typing import Final
 
 from shmrpc.errors import BadAddress, ConnectFailed
 
 MAX_PATH_BYTES = 107
 """sizeof(sockaddr_un.sun_path) on Linux, less the terminating zero."""
+
+LEFT_BEHIND_SECONDS: Final = 60.0
+"""Age from which a socket at a temporary name is one that was left behind: it has that name for less than a millisecond."""
 
 
 def path_of(address: str | os.PathLike[str]) -> str:
@@ -98,7 +104,8 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
                 probe.close()
             raise BadAddress(f"cannot serve at {path}: a server listens there already")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    temporary = f"{path}.{os.getpid()}"
+    temporary = f"{path}.{os.getpid()}.new"
+    _remove_left_behind(path)
     if len(os.fsencode(temporary)) > MAX_PATH_BYTES:
         temporary = path
     _unlink_socket(temporary)  # stale: the path itself, or what a killed process left that had this pid
@@ -155,6 +162,14 @@ def unlink_own(path: str, inode: int) -> None:
             os.unlink(path)
     except FileNotFoundError:
         return
+
+
+def _remove_left_behind(path: str) -> None:
+    """Removes the sockets of servers that were killed after they were bound and before they had the path."""
+    for left in glob.glob(f"{glob.escape(path)}.*.new"):
+        with contextlib.suppress(OSError):  # another server has removed it
+            if time.time() - os.lstat(left).st_mtime > LEFT_BEHIND_SECONDS:
+                _unlink_socket(left)
 
 
 def _unlink_socket(path: str) -> None:

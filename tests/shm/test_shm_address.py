@@ -160,7 +160,7 @@ async def test_a_folder_that_is_none_is_an_address_that_cannot_be_served(folder:
 
 
 async def test_what_a_killed_server_left_half_done_is_in_nobodys_way(path: str) -> None:
-    make_stale(f"{path}.{os.getpid()}")  # killed between bind and rename, with the pid that this process has now
+    make_stale(f"{path}.{os.getpid()}.new")  # killed between bind and rename, with the pid that this process has now
     async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life:
         assert await life.add(1) == 2
     assert os.listdir(os.path.dirname(path)) == []
@@ -224,6 +224,21 @@ def test_a_closed_fd_is_refused_by_the_command_line(path: str) -> None:
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "fd 99 is not a listening Unix stream socket" in done.stderr
+
+
+async def test_what_servers_left_that_were_killed_before_they_listened_is_removed_by_a_later_one(path: str) -> None:
+    left, fresh, other = f"{path}.12345.new", f"{path}.12346.new", f"{path}.2"
+    for stale in (left, fresh, other):
+        make_stale(stale)
+    os.utime(left, (0, 0))
+    os.utime(other, (0, 0))
+    write(f"{path}.notes.new", "no socket")
+    os.utime(f"{path}.notes.new", (0, 0))
+    async with shmrpc.Server(Keeper(), at=path):
+        assert inode(left) == 0
+        assert inode(fresh) != 0  # of one that may be about to listen
+        assert inode(other) != 0
+        assert read(f"{path}.notes.new") == "no socket"
 
 
 # Where others may write too
