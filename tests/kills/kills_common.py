@@ -4,12 +4,13 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from figures import Figures
 from load_api import Answering, Work
+from load_executioner import LOOPS
 from load_ledger import Ledger
 from load_processes import until
 
@@ -25,6 +26,12 @@ def kills_wanted(figures: Figures, plain: int, long: int) -> int:
     return int(os.environ.get("SHMRPC_KILLS", 0)) or (long if figures.long else plain)
 
 
+def epochs(rounds: int) -> Iterator[int]:
+    """Divides rounds into parts of about a hundred, and two at least: what the first one leaves is compared with."""
+    parts = max(2, rounds // 100)
+    yield from (rounds // parts + (part < rounds % parts) for part in range(parts))
+
+
 @contextmanager
 def seeded() -> Iterator[random.Random]:
     """Randomness from SHMRPC_SEED, or from a new seed, which a failure says."""
@@ -34,6 +41,12 @@ def seeded() -> Iterator[random.Random]:
     except BaseException as error:
         error.add_note(f"SHMRPC_SEED={seed} begins with the same seed")
         raise
+
+
+def run_in(loop: str, main: Coroutine[Any, Any, None]) -> None:
+    """Runs a test in an event loop of a kind."""
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ import shmrpc
 SIZES: Final = (16, 900, 8_100, 30_000, 100_000, 400_000)
 """Bytes of arrays: in the record, in blocks of the slab, in extents."""
 WEIGHTS: Final = (8, 8, 8, 8, 4, 1)
+RETRY: Final = shmrpc.Retry(attempts=3, backoff=0.001)
 STREAM_SIZES: Final = (64, 5_000, 20_000)
 
 
@@ -103,17 +104,19 @@ class Load:
 
     async def _effect(self, rng: random.Random) -> None:
         payload = bytes(rng.choice((10, 200, 4000)))
+        work = shmrpc.options(self._work, metadata={"load": b"x" * 100}) if rng.random() < 0.3 else self._work
 
         async def call(number: int) -> bool:
-            return await self._work.effect(number, payload) == checksum(np.frombuffer(payload, np.uint8))
+            return await work.effect(number, payload) == checksum(np.frombuffer(payload, np.uint8))
 
         await self._call(Kind.ONCE, call, len(payload))
 
     async def _again(self, rng: random.Random) -> None:
         payload = rng.randbytes(rng.choice((10, 200, 4000)))
+        work = shmrpc.options(self._work, retry=RETRY) if rng.random() < 0.5 else self._work
 
         async def call(number: int) -> bool:
-            return await self._work.again(number, payload) == checksum(np.frombuffer(payload, np.uint8))
+            return await work.again(number, payload) == checksum(np.frombuffer(payload, np.uint8))
 
         await self._call(Kind.AGAIN, call, len(payload))
 
@@ -279,7 +282,7 @@ class Load:
             self.ledger.streams += 1
             return total == expected
 
-        await self._call(Kind.ONCE, call, count * nbytes)
+        await self._call(Kind.FED, call, count * nbytes)
 
     async def _negate(self, rng: random.Random) -> None:
         count, nbytes, pause = rng.choice((1, 4, 20)), rng.choice(STREAM_SIZES), rng.random() < 0.5
@@ -293,4 +296,4 @@ class Load:
             self.ledger.streams += 1
             return expected == count
 
-        await self._call(Kind.ONCE, call, count * nbytes)
+        await self._call(Kind.FED, call, count * nbytes)

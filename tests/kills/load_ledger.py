@@ -25,6 +25,8 @@ class Kind(IntEnum):
     AGAIN = 2
     """Idempotent: several times."""
     ONE_WAY = 3
+    FED = 4
+    """Once, and with a stream of the caller's, which cannot be had twice."""
 
 
 class Outcome(IntEnum):
@@ -41,6 +43,8 @@ class Outcome(IntEnum):
     """Its deadline passed."""
     CANCELLED = 5
     """By its caller."""
+    UNSENT = 6
+    """Its deadline passed before it was sent."""
 
 
 class Ledger:
@@ -95,10 +99,10 @@ class Ledger:
     def fail(self, number: int, error: BaseException) -> None:
         """A call has ended with an error, which must be one that the load accounts for."""
         match error:
+            case shmrpc.DeadlineExceeded() | shmrpc.ResourceExhausted() if "sent" in str(error):
+                self.end(number, Outcome.UNSENT)
             case shmrpc.DeadlineExceeded():
                 self.end(number, Outcome.LATE)
-            case shmrpc.ResourceExhausted() if "was not sent" in str(error):
-                self.end(number, Outcome.NOT_DONE)
             case shmrpc.Unavailable():
                 self.end(number, Outcome.MAYBE if error.maybe_executed else Outcome.NOT_DONE)
             case _:
@@ -141,11 +145,12 @@ class Ledger:
 def misreports(numbers: Numbers, kinds: Numbers, outcomes: Numbers, done: Numbers, *, died: bool = False) -> list[str]:
     """What does not fit of how calls ended and of how often each was done. `died`: their client did, with some open."""
     most = np.where(kinds == Kind.AGAIN, ATTEMPTS, 1)
-    most[outcomes == Outcome.NOT_DONE] = 0
+    most[(outcomes == Outcome.NOT_DONE) | (outcomes == Outcome.UNSENT)] = 0
     least = np.where((outcomes == Outcome.DONE) & (kinds != Kind.ONE_WAY), 1, 0)
     found = []
     for which, what in (
         ((outcomes == Outcome.OPEN) & (not died), "never ended"),
+        ((outcomes == Outcome.NOT_DONE) & (kinds != Kind.FED), "was not made again, though it was not executed"),
         (done < least, "was acknowledged and not done"),
         (done > most, "was done too often, or was said not to have been"),
     ):

@@ -42,7 +42,8 @@ class Processes:
         self._executioner = executioner
         self._function = function
         self._arguments = arguments
-        self._living: set[int] = set()
+        self.living: Final[set[int]] = set()
+        """Pids."""
         self.pid = 0
         """Of the process that began last."""
         self.statuses: Counter[int] = Counter()
@@ -51,7 +52,7 @@ class Processes:
     async def begin(self, **further: Any) -> int:
         """Begins one, which was forked before; its pid."""
         self.pid = await self._executioner.order(begin=self._function, arguments={**self._arguments, **further})
-        self._living.add(self.pid)
+        self.living.add(self.pid)
         return self.pid
 
     async def kill(self, pid: int = 0, *, after: float = 0.0) -> None:
@@ -64,11 +65,11 @@ class Processes:
 
     async def kill_all(self) -> None:
         """Kills those that live."""
-        for pid in tuple(self._living):
+        for pid in tuple(self.living):
             await self.kill(pid)
 
     def _ended(self, pid: int, status: int) -> None:
-        self._living.discard(pid)
+        self.living.discard(pid)
         self.statuses[status] += 1
 
 

@@ -1,6 +1,6 @@
 """Servers of a load are killed at random moments, again and again: the client loses no call, no block and no fd.
 
-``SHMRPC_KILLS=10000`` says how many rounds, for each test of this file.
+``SHMRPC_KILLS=10000`` says how many rounds, for each test of this file, of both kinds of loops.
 """
 
 import random
@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from figures import Figures
-from kills_common import Baseline, all_home, count, kills_wanted, load_stub, seeded
+from kills_common import Baseline, all_home, count, epochs, kills_wanted, load_stub, run_in, seeded
 from load_actors import Load
 from load_api import Work
 from load_journal import JournalReader
@@ -20,9 +20,6 @@ from shmrpc.shm import address
 
 pytest_plugins = ["kills_plugin"]
 
-EPOCH = 100
-"""Rounds after which the load pauses, and everything is counted."""
-
 
 async def kill_at_random(servers: Processes, work: Work, rng: random.Random) -> None:
     """One round: mostly when the client is connected to the new server, else perhaps before that one listens."""
@@ -32,28 +29,35 @@ async def kill_at_random(servers: Processes, work: Work, rng: random.Random) -> 
 
 
 @pytest.mark.timeout(7200)
-async def test_a_client_survives_the_kills_of_its_servers(path: str, deaths: Executioner, figures: Figures) -> None:
-    rounds, ledger, journal = kills_wanted(figures, 50, 1200), Ledger(), f"{path}.journal"
-    reader, baseline = JournalReader(journal), None
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_survives_the_kills_of_its_servers(
+    path: str, deaths: Executioner, figures: Figures, loop: str
+) -> None:
     with seeded() as rng:
-        async with processes(deaths, "serve", at=path, journal=journal) as servers:
-            await servers.begin()
-            async with load_stub(path, ledger) as work:
-                load = Load(work, ledger, rng.random())
-                for first in range(0, rounds, EPOCH):
-                    async with load.running(16):
-                        for _ in range(min(EPOCH, rounds - first)):
-                            await kill_at_random(servers, work, rng)
-                            figures.add("kills survived")
-                            await servers.begin(loop=rng.choice(("asyncio", "uvloop")))
-                    await all_home(figures, work)
-                    await servers.kill()
-                    await until(lambda: shmrpc.peer(work) is None, "the client to notice")
-                    ledger.settle(reader)
-                    baseline = baseline or Baseline()
-                    baseline.check(figures)
-                    await servers.begin()
+        run_in(loop, survive(path, deaths, figures, rng))
+
+
+async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.Random) -> None:
+    """In epochs, after each of which the load pauses, everything is counted, and nothing is left."""
+    ledger, journal = Ledger(), f"{path}.journal"
+    reader, baseline = JournalReader(journal), None
+    async with processes(deaths, "serve", at=path, journal=journal) as servers, AsyncExitStack() as stack:
+        await servers.begin()
+        work = await stack.enter_async_context(load_stub(path, ledger))
+        load = Load(work, ledger, rng.random())
+        for rounds in epochs(kills_wanted(figures, 50, 1200) // 2):
+            async with load.running(16):
+                for _ in range(rounds):
+                    await kill_at_random(servers, work, rng)
+                    figures.add("kills survived")
+                    await servers.begin(loop=rng.choice(("asyncio", "uvloop")))
+            await all_home(figures, work)
             await servers.kill()
+            await until(lambda: shmrpc.peer(work) is None, "the client to notice")
+            ledger.settle(reader)
+            baseline = baseline or Baseline()
+            baseline.check(figures)
+            await servers.begin()
     assert set(servers.statuses) == {-9}, "a server ended by itself"
     count(figures, ledger)
 

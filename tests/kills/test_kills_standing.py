@@ -17,7 +17,7 @@ import shmrpc
 
 pytest_plugins = ["kills_plugin"]
 
-ENDS_OF_THEIR_OWN = {"DONE", "LATE", "CANCELLED"}
+ENDS_OF_THEIR_OWN = {"DONE", "LATE", "UNSENT", "CANCELLED"}
 """How calls end while nobody dies."""
 
 
