@@ -44,7 +44,7 @@ STABLE_NS: Final = 1_000_000_000
 """A connection that lived this long ends the back-off."""
 BACKOFF_WAITED_FOR: Final = 0.05
 """Seconds between attempts while a call waits for the connection: a failed attempt costs some 30 us."""
-LOOK: Final = 0.003
+LOOK: Final = 0.005
 """Seconds between looks at the path meanwhile, for a new server there: a look costs 2 us, and the wake-up for it."""
 
 SPREAD_TRIES: Final = 8

@@ -39,7 +39,7 @@ async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.
             shmrpc.Server(worker, at=path) as server,
         ):
             worker.server = server
-            for rounds in epochs(kills_wanted(figures, 30, 400) // 2):
+            for rounds in epochs(kills_wanted(figures, 16, 400) // 2):
                 async with load_stub(path, witness) as work:
                     async with Load(work, witness, rng.random()).running(4):
                         for _ in range(rounds):
@@ -75,7 +75,7 @@ async def kill_one(clients: Processes, server: shmrpc.Server, rng: random.Random
 async def test_a_client_survives_when_servers_and_other_clients_are_killed(
     path: str, deaths: Executioner, figures: Figures
 ) -> None:
-    rounds, witness = kills_wanted(figures, 20, 300), Ledger()
+    rounds, witness = kills_wanted(figures, 10, 300), Ledger()
     said, did = f"{path}.said", f"{path}.did"
     with seeded() as rng:
         async with (

@@ -45,7 +45,7 @@ async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.
         await servers.begin()
         work = await stack.enter_async_context(load_stub(path, ledger))
         load = Load(work, ledger, rng.random())
-        for rounds in epochs(kills_wanted(figures, 50, 1200) // 2):
+        for rounds in epochs(kills_wanted(figures, 32, 1200) // 2):
             async with load.running(16):
                 for _ in range(rounds):
                     await kill_at_random(servers, work, rng)
@@ -64,7 +64,7 @@ async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.
 
 @pytest.mark.timeout(7200)
 async def test_a_client_of_several_workers_survives_the_kills_of_some(path: str, figures: Figures) -> None:
-    rounds, ledger, journal = kills_wanted(figures, 20, 300), Ledger(), f"{path}.journal"
+    rounds, ledger, journal = kills_wanted(figures, 10, 300), Ledger(), f"{path}.journal"
     with seeded() as rng, address.listen(path, 0o600, backlog=64) as sock:
         arguments = {"at": path, "journal": journal, "fd": sock.fileno()}
         with executioner(pass_fds=(sock.fileno(),)) as their_deaths:

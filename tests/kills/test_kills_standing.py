@@ -24,7 +24,7 @@ ENDS_OF_THEIR_OWN = {"DONE", "LATE", "UNSENT", "CANCELLED"}
 async def test_a_server_that_is_stopped_and_goes_on_loses_no_call(
     path: str, deaths: Executioner, figures: Figures
 ) -> None:
-    rounds, ledger, written = 200 if figures.long else 15, Ledger(), f"{path}.journal"
+    rounds, ledger, written = 200 if figures.long else 8, Ledger(), f"{path}.journal"
     with seeded() as rng:
         async with processes(deaths, "serve", at=path, journal=written) as servers:
             pid = await servers.begin()
@@ -47,7 +47,7 @@ async def test_a_server_that_is_stopped_and_goes_on_loses_no_call(
 async def test_a_server_that_is_killed_while_it_is_stopped_has_died_like_any(
     path: str, deaths: Executioner, figures: Figures
 ) -> None:
-    rounds, ledger, written = 60 if figures.long else 6, Ledger(), f"{path}.journal"
+    rounds, ledger, written = 60 if figures.long else 4, Ledger(), f"{path}.journal"
     with seeded() as rng:
         async with processes(deaths, "serve", at=path, journal=written) as servers:
             await servers.begin()
@@ -69,7 +69,7 @@ async def test_a_server_that_is_killed_while_it_is_stopped_has_died_like_any(
 async def test_a_client_that_is_stopped_and_goes_on_loses_no_call_and_holds_nobody_up(
     path: str, deaths: Executioner, figures: Figures
 ) -> None:
-    rounds, witness, first = 200 if figures.long else 15, Ledger(), 1 << 32
+    rounds, witness, first = 200 if figures.long else 8, Ledger(), 1 << 32
     said, did = f"{path}.said", f"{path}.did"
     with seeded() as rng, journal(did) as written:
         worker = Worker(written)
@@ -99,7 +99,7 @@ async def test_a_client_that_is_stopped_and_goes_on_loses_no_call_and_holds_nobo
 async def test_event_loops_that_are_blocked_at_either_side_delay_calls_and_end_none(
     path: str, deaths: Executioner, figures: Figures
 ) -> None:
-    rounds, ledger, written = 100 if figures.long else 10, Ledger(), f"{path}.journal"
+    rounds, ledger, written = 100 if figures.long else 5, Ledger(), f"{path}.journal"
     with seeded() as rng:
         async with processes(deaths, "serve", at=path, journal=written) as servers:
             await servers.begin()
