@@ -68,9 +68,13 @@ class Load:
         ]
         try:
             yield
-        finally:
-            self._stopping = True
-            await asyncio.gather(*tasks)
+        except BaseException:  # it has failed, and nobody waits for calls that may last
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            raise
+        self._stopping = True
+        await asyncio.gather(*tasks)
 
     async def _act(self, number: int) -> None:
         rng = random.Random(f"{self._seed} {number}")
