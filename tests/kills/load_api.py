@@ -248,9 +248,13 @@ class Worker(Work):
         return load_signals.handled()
 
     async def beget(self, raw: bool) -> int:
+        begun, begin = os.pipe()
         child: int = ctypes.PyDLL(None).fork() if raw else os.fork()
+        os.close(begin)  # in the child, after what the library does there
         while not child:
             signal.pause()
+        os.read(begun, 1)
+        os.close(begun)
         return child
 
     async def become(self, number: int, program: list[str]) -> None:
