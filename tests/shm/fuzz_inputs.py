@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from life_waiting import PATIENCE
-from raw_peer import (
+from raw_channel import (
     ARGUMENT_CREDIT,
     ARGUMENTS,
     CANCEL,

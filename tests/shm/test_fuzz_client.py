@@ -14,7 +14,8 @@ from figures import Figures
 from fuzz_api import Bytes, Fuzzed
 from fuzz_inputs import Changes, Sent, answers, encode, inline_array, soon
 from native_builds import chosen_seed
-from raw_peer import HEAD, REPLY, REQUEST, RawChannel, RawServer, raw_listener
+from raw_channel import HEAD, REPLY, REQUEST, RawChannel
+from raw_peer import RawServer, raw_listener
 
 import shmrpc
 

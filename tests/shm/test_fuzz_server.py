@@ -14,7 +14,8 @@ from fuzz_api import METHODS, Fuzzed, Fuzzing
 from fuzz_inputs import Changes, Sent, conversations, sent_back, soon
 from life_waiting import until
 from native_builds import chosen_seed
-from raw_peer import FAILURE, HAS_BUFFERS, HAS_METADATA, HEAD, REQUEST, RawChannel, RawClient, references_of
+from raw_channel import FAILURE, HAS_BUFFERS, HAS_METADATA, HEAD, REQUEST, RawChannel, references_of
+from raw_peer import RawClient
 
 import shmrpc
 
