@@ -119,7 +119,8 @@ class Control:
 
         `on_attach` gets the fd too, which is its own from then on, whatever it raises. It and `on_detach` may raise
         ProtocolError. `on_lost` gets what to say of the peer, like "closed the connection"; everything that came before
-        was handled then.
+        was handled then. It is told of a hang-up alone, after which the peer takes no records any more; of whatever else
+        ends this, `on_broken`.
         """
         self.closed = False
         self._loop = loop
@@ -289,9 +290,10 @@ class Control:
     # ---- the end ----
 
     def _report_lost(self, error: OSError) -> None:
-        if self._stop():
-            gone = isinstance(error, ConnectionError)
-            self._on_lost("closed the connection" if gone else f"cannot be heard any more: {error}")
+        if not isinstance(error, ConnectionError):  # the peer is there, knows of nothing and reads on
+            self._report_broken(ProtocolError(f"the control socket failed: {error}"))
+        elif self._stop():
+            self._on_lost("closed the connection")
 
     def _report_broken(self, error: ProtocolError) -> None:
         if self._stop():
@@ -313,7 +315,14 @@ class Control:
             frame.end(ConnectionResetError("the connection ended before this was sent"))
 
     def hang_up(self) -> None:
-        """Breaks the connection, as a cable would: both ends find out through their event loops. For tests of that."""
+        """Breaks the connection, as a cable would: both ends find out through their event loops. For tests of that.
+
+        This end first, so that it takes no record any more of which the other end believes that it was never taken.
+        """
+        self._loop.call_soon(self._break_off)
+
+    def _break_off(self) -> None:
+        self._report_lost(ConnectionResetError("this side broke the connection"))
         if not self.closed:
             self._sock.shutdown(socket.SHUT_RDWR)
 

@@ -281,3 +281,15 @@ async def test_a_connection_that_is_broken_on_purpose_is_found_to_be_so_by_both_
     assert scene.far.recv(1) == b""
     scene.control.close()
     scene.control.hang_up()  # there is nothing left to break
+
+
+async def test_the_end_that_breaks_a_connection_takes_nothing_more_when_the_other_one_hears_of_it(scene: Scene) -> None:
+    def on_lost(why: str) -> None:
+        with pytest.raises(BlockingIOError):
+            scene.far.recv(1)
+        scene.on_lost(why)
+
+    scene.control._on_lost = on_lost
+    scene.control.hang_up()
+    assert await scene.hears(1) == ["closed the connection"]
+    assert scene.far.recv(1) == b""

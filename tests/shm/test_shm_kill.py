@@ -14,6 +14,7 @@ from life_processes import client_process, kill, serving, stop
 from life_waiting import until, wait_until
 
 import shmrpc
+from shmrpc.client import open_stub
 from shmrpc.shm.layout import Geometry
 
 TINY = Geometry(ring_bytes=4096, release_entries=512, slab_bytes=8192, inline_limit=256)
@@ -43,6 +44,22 @@ async def test_a_request_that_was_not_taken_was_not_executed(path: str, record: 
                 await call
             assert not caught.value.maybe_executed
     assert recorded(record) == [1]
+
+
+async def test_a_control_socket_that_fails_says_nothing_of_what_the_server_takes(path: str, record: str) -> None:
+    with serving(path, record) as server:
+        async with shmrpc.connect(Life, path, reconnect_timeout=0) as life:
+            assert await life.note(1) == 1
+            stop(server)
+            call = asyncio.ensure_future(life.note(2))
+            await asyncio.sleep(0)
+            control = open_stub(life)[1].calls.memory.control  # type: ignore[attr-defined]
+            control._report_lost(OSError(12, "Cannot allocate memory"))
+            with pytest.raises(shmrpc.ConnectionLost, match="the control socket failed") as caught:
+                await call
+            server.send_signal(signal.SIGCONT)
+            await until(lambda: recorded(record) == [1, 2], "the server to take it")
+            assert caught.value.maybe_executed
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
