@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from shmrpc.shm import ring
 from shmrpc.shm.layout import GRANULE
+from shmrpc.shm.segment import CLOSED
 from shmrpc.shm.slab import Slab
 
 EXTENT_SHIFT: Final = 32
@@ -48,7 +49,7 @@ class Region:
         self, number: int, mapping: Any, address: int, offset: int, nbytes: int, backing: Backing | None
     ) -> None:
         self.number: Final = number
-        self.mapping: Any = mapping
+        self.mapping = mapping
         self.address: Final = address
         """Where its first byte lies in this process."""
         self.offset: Final = offset
@@ -188,11 +189,11 @@ class Arena:
             region.backing.close()
 
     def close(self) -> None:
-        """Forgets all that is out, after the end: regions and blocks refer to each other, and what is seen of them must go
-        with its last view, not with a garbage collection."""
+        """Forgets all that is out, after the end: what is seen of it must go with its last view, and not wait for a garbage
+        collection, nor for others who keep this: a context, say, that a timer has."""
         for region in self.regions:
             region.blocks.clear()
-            region.mapping = None
+            region.mapping = CLOSED
         self.extents.clear()
         self.loans.clear()
         self._at.clear()

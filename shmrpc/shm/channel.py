@@ -268,8 +268,8 @@ class Channel:
             end.close()
         self.doorbell.close()
         self._ringer.close()
-        self.own.let_go()
-        self.peer.let_go()
+        self.own.close()
+        self.peer.close()
 
 
 def _base_region(own: Segment) -> Region:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from time import monotonic_ns
 from typing import Final
 
@@ -19,6 +20,8 @@ class DeadlineTimer:
         self._loop = loop
         self._expire = expire
         self._handle: asyncio.TimerHandle | None = None
+        self._context: Final = Context()
+        """Not the caller's: a timer keeps it, also one that was cancelled, and it leads to the call that is being served."""
         self.next_ns = NEVER
         """When it fires; a deadline before this must be given to `advance`. 0 once it is closed: none is."""
 
@@ -27,7 +30,9 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
         self.next_ns = deadline_ns
-        self._handle = self._loop.call_later(max(0, deadline_ns - monotonic_ns()) / 1e9, self._fire)
+        self._handle = self._loop.call_later(
+            max(0, deadline_ns - monotonic_ns()) / 1e9, self._fire, context=self._context
+        )
 
     def _fire(self) -> None:
         now_ns = monotonic_ns()

@@ -156,13 +156,13 @@ class Extents:
         try:
             await anyio.to_thread.run_sync(extent.commit, limiter=self._threads)
             if self._ended is not None:
-                raise self._ended
+                raise self._ended_anew()
             await self._control.send(Attach(region.number, region.nbytes, extent.kind), [extent.fd])
             extent.drop_fd()
             region.attached = True
             region.idle_since_ns = monotonic_ns()
         except ConnectionResetError:
-            raise self._ended or Unavailable("the connection ended") from None
+            raise self._ended_anew() from None
         except OSError as error:
             raise ResourceExhausted(f"no memory for an extent of {region.nbytes} bytes: {error}") from None
         finally:
@@ -173,6 +173,10 @@ class Extents:
             elif region.lost and not region.blocks:
                 self._detach(region)
             self._on_attached()
+
+    def _ended_anew(self) -> Unavailable:
+        """What the connection ended with, without frames: the session keeps the original, and with it what they see."""
+        return type(self._ended)(str(self._ended)) if self._ended is not None else Unavailable("the connection ended")
 
     async def wait_attached(self, region: Region) -> None:
         """Returns when the peer has an extent.

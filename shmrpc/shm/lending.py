@@ -10,6 +10,7 @@ import concurrent.futures
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from time import monotonic_ns
 from typing import Final
 
@@ -62,6 +63,8 @@ class Lender:
         self._thread = threading.get_ident()
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._context: Final = Context()
+        """Of the timer: not that of a call which happens to be served when it is set, and would be kept by it."""
         self._warned: set[int] = set()
         self._ended: Unavailable | None = None
 
@@ -399,7 +402,7 @@ class Lender:
         if due and self._ended is None:
             # What begins to be idle or to be lent meanwhile must not wait for what is due much later.
             wait_ns = min(min(due) - now_ns, self._warning_ns, self._extents.idle_ns)
-            self._timer = self._loop.call_later(max(0.01, wait_ns / 1e9), self._tidy)
+            self._timer = self._loop.call_later(max(0.01, wait_ns / 1e9), self._tidy, context=self._context)
 
     def _tidy(self) -> None:
         """Detaches what was idle for long, and says who holds something for long."""

@@ -186,7 +186,9 @@ class OutgoingCalls:
         except ProtocolError as error:
             raise self._broken(error) from None
         if self.ended is not None:
-            raise self.ended
+            raise type(self.ended)(
+                str(self.ended)
+            )  # the original is kept, and would keep the frames that see the arrays
         if len(self.pending) >= self.max_in_flight:
             self.memory.lender.undo(placed)
             return None

@@ -38,9 +38,9 @@ class BadSegment(ValueError):
     """An fd of the peer that is not the segment that it declared."""
 
 
-_UNMAPPED: Final = mmap.mmap(-1, PAGE)
-"""What one has that was let go: nothing."""
-_UNMAPPED.close()
+CLOSED: Final = mmap.mmap(-1, PAGE)
+"""Stands for a mapping that was let go of."""
+CLOSED.close()
 
 
 class _Mapped:
@@ -74,12 +74,6 @@ class _Mapped:
         with contextlib.suppress(BufferError):  # a view is held: the mapping goes with its last reference
             self.mapping.close()
 
-    def let_go(self) -> None:
-        """`close`, and refers to the mapping no more: what is still seen of it goes with its last view, and not with a
-        garbage collection of whatever refers to this."""
-        self.close()
-        self.mapping = _UNMAPPED
-
     @property
     def closed(self) -> bool:
         """Whether it is unmapped: not while somebody holds a view of it."""
@@ -92,6 +86,11 @@ class Segment(_Mapped):
     def __init__(self, mapping: mmap.mmap, fd: int | None, kind: Kind, geometry: Geometry) -> None:
         super().__init__(mapping, fd, kind, geometry.segment_bytes)
         self.geometry: Final = geometry
+
+    def close(self) -> None:
+        """Unmaps. What somebody still sees goes with its last view, however long others keep this object."""
+        super().close()
+        self.mapping = CLOSED
 
 
 class PeerExtent(_Mapped):

@@ -1,7 +1,9 @@
 """The timer of a session's deadlines: it fires once for the earliest, never early, and not after its end."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from time import monotonic_ns
 from typing import Any
 
@@ -56,6 +58,23 @@ async def test_every_deadline_is_met_and_none_too_early() -> None:
     assert not timers()
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_the_timer_keeps_nothing_of_the_call_that_set_it(cancelled: bool) -> None:
+    class Call:
+        """What the context of a served call leads to."""
+
+    deadlines, variable, context = Deadlines(), ContextVar[Call]("served"), copy_context()
+    served = Call()
+    context.run(variable.set, served)
+    context.run(deadlines.add, monotonic_ns() + LATE_NS)
+    if cancelled:
+        deadlines.timer.close()
+    gone = weakref.ref(served)
+    del served, context
+    assert gone() is None
+    deadlines.timer.close()
+
+
 async def test_however_many_deadlines_there_is_one_timer() -> None:
     deadlines, now_ns = Deadlines(), monotonic_ns()
     for offset in range(1000):
@@ -79,11 +98,11 @@ async def test_a_loop_that_fires_early_is_sent_back_to_wait(monkeypatch: pytest.
     loop = asyncio.get_running_loop()
     call_later, delays = loop.call_later, []
 
-    def early(delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def early(delay: float, callback: Callable[..., object], *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
         if args:  # asyncio.sleep's own
-            return call_later(delay, callback, *args)
+            return call_later(delay, callback, *args, **kwargs)
         delays.append(delay)
-        return call_later(delay / 2, callback)
+        return call_later(delay / 2, callback, **kwargs)
 
     monkeypatch.setattr(loop, "call_later", early)
     deadlines, deadline_ns = Deadlines(), monotonic_ns() + 5 * SOON_NS

@@ -1,6 +1,7 @@
 """How long extents stay: detached when they were idle, gone with the connection; and who is charged for them."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,7 @@ from memories import METHOD, MIB, PEER, End, Gate, Ledger, Pair, is_ordinary, nu
 from shmrpc.errors import ConnectionLost, ResourceExhausted
 from shmrpc.shm import segment
 from shmrpc.shm.settings import Settings
+from shmrpc.testing.holdings import Held
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 
@@ -36,6 +38,35 @@ def place(end: End, *arrays: Any, deadline_ns: int = 0) -> "asyncio.Task[int]":
 
 async def attached(end: End) -> None:
     await until(lambda: end.arena.extents and all(region.attached for region in end.arena.extents), "the extents")
+
+
+# With the connection
+
+
+async def test_memory_goes_with_its_last_view_whoever_keeps_what_is_left_of_the_connection(pair: Pair) -> None:
+    left, right = pair
+    left.send(numbered(5000))
+    kept = [right.receive_arrays(), left.memory.allocate(5000)]
+    left.close()
+    right.close()
+    assert len(Held.now().mappings) == 2, "each side's view of the left's segment"
+    gc.disable()
+    kept.clear()
+    gc.enable()
+    assert not Held.now().mappings
+
+
+async def test_the_error_that_a_connection_ended_with_does_not_keep_what_was_on_its_way(pair: Pair, gate: Gate) -> None:
+    left, _ = pair
+    sending = place(left, numbered(5 * MIB))
+    await reached(gate)
+    why = ConnectionLost("the peer died")
+    left.memory.close(why)
+    gate.opened.set()
+    with pytest.raises(ConnectionLost, match="the peer died"):
+        await sending
+    await left.memory.wait_closed()
+    assert why.__traceback__ is None
 
 
 # Idle

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator
+from contextvars import ContextVar, copy_context
 from time import monotonic_ns
 from typing import Any
 
@@ -40,6 +42,23 @@ async def settle() -> None:
     """Lets tasks go on as far as they can."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+# The timer
+
+
+async def test_the_timer_keeps_nothing_of_the_call_in_which_it_was_set(pair: Pair) -> None:
+    class Call:
+        """What the context of a served call leads to."""
+
+    left, _ = pair
+    variable, context, served = ContextVar[Call]("served"), copy_context(), Call()
+    context.run(variable.set, served)
+    context.run(left.send, numbered(5000))
+    assert left.lender._timer is not None
+    gone = weakref.ref(served)
+    del served, context
+    assert gone() is None
 
 
 # What wakes

@@ -383,6 +383,18 @@ def test_a_view_keeps_the_memory_until_it_is_gone(owned: Segment) -> None:
     assert mapped() == before
 
 
+def test_what_is_seen_of_a_closed_segment_goes_with_its_last_view_whoever_keeps_the_segment(owned: Segment) -> None:
+    before = mapped()
+    far = reattached(owned)
+    view = memoryview(far.mapping)[200:203]
+    far.close()
+    assert mapped() == before + 1
+    del view
+    assert mapped() == before
+    with pytest.raises(ValueError, match="closed"):
+        far.mapping[0]
+
+
 def test_a_segment_says_what_it_is(owned: Segment) -> None:
     assert repr(owned) == f"<Segment own memfd {SIZE} bytes>"
     far = reattached(owned)
