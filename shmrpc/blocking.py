@@ -17,7 +17,7 @@ from shmrpc import contract as contracts
 from shmrpc import facade
 from shmrpc.client import Address, Connection, Stub, connect, open_stub, put_behind
 from shmrpc.crossing import BlockingStream, Feed
-from shmrpc.errors import InvalidArgument
+from shmrpc.errors import ConnectFailed, InvalidArgument
 from shmrpc.loop_thread import Errand, LoopThread
 
 if TYPE_CHECKING:
@@ -157,8 +157,12 @@ class BlockingConnection(Generic[S]):
 
         Raises:
             Closed: it was opened before.
+            ConnectFailed: this process may not have a thread, or an event loop, more.
         """
-        self._thread.start()
+        try:
+            self._thread.start()
+        except (OSError, RuntimeError) as error:
+            raise ConnectFailed(f"this process cannot connect: it has no thread with an event loop: {error}") from None
         try:
             stub = self._thread.enter(self._connection)
         except BaseException:

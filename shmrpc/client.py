@@ -121,7 +121,7 @@ def connect(
         ValueError: there is no address, or no connection to make.
 
     Entering it raises, if no connection at all can be made:
-        ConnectFailed: nobody listens there.
+        ConnectFailed: nobody listens there, or one of the two processes has no memory, fds or threads for it.
         HandshakeError: the server refuses, or is not to be trusted; `ContractMismatch` says in full what differs.
     """
     read = contracts.read(cast(type, contract))

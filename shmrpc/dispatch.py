@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio.to_thread
 
@@ -18,12 +18,14 @@ from shmrpc import policy as policies
 from shmrpc.admission import Limits, admitting, holding_slot
 from shmrpc.built_in import BuiltIn, Carrier
 from shmrpc.contract import Contract
-from shmrpc.errors import Code, ContractError, Unimplemented
+from shmrpc.errors import Code, ContractError, ResourceExhausted, Unimplemented
 from shmrpc.health import HealthBoard
 from shmrpc.interceptors.call import Interceptor, checked
 from shmrpc.interceptors.server import intercepted
 from shmrpc.introspection import RESERVED, Introspection
 from shmrpc.methods import Method
+
+T = TypeVar("T")
 
 
 class _Threads:
@@ -35,6 +37,26 @@ class _Threads:
     @cached_property
     def limiter(self) -> anyio.CapacityLimiter:
         return anyio.CapacityLimiter(self._most)
+
+    async def run(self, name: str, function: Callable[..., T], *args: Any, abandon_on_cancel: bool = False) -> T:
+        """Calls a function in a thread, when there is a free one.
+
+        Raises:
+            ResourceExhausted: the system gives no more threads. Else what the function raises.
+        """
+        begun = False
+
+        def call() -> T:
+            nonlocal begun
+            begun = True
+            return function(*args)
+
+        try:
+            return await anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self.limiter)
+        except RuntimeError as error:
+            if begun:
+                raise
+            raise ResourceExhausted(f"{name} needs a thread, and the server cannot start one: {error}") from None
 
 
 class ServedMethod:
@@ -120,9 +142,7 @@ def _as_async(
 
     async def in_thread(*args: Any) -> Any:
         # Abandoned on cancellation: the caller's wait ends, the thread runs on to its end and its result is dropped.
-        result = await anyio.to_thread.run_sync(
-            method.call, handler, args, abandon_on_cancel=True, limiter=threads.limiter
-        )
+        result = await threads.run(method.full_name, method.call, handler, args, abandon_on_cancel=True)
         # A plain wrapper around a coroutine function gives a coroutine, which belongs into the loop.
         return await result if inspect.isawaitable(result) else result
 
@@ -135,7 +155,7 @@ def _as_stream(
     function = inspect.unwrap(handler)
     if inspect.isgeneratorfunction(function):
         step = holding_slot(next) if limited else next
-        return lambda *args: _step_in_threads(method.call(handler, args), step, threads)
+        return lambda *args: _step_in_threads(method.call(handler, args), step, threads, method.full_name)
     if inspect.iscoroutinefunction(function):
 
         async def after_coroutine(*args: Any) -> AsyncIterator[Any]:
@@ -147,7 +167,7 @@ def _as_stream(
 
 
 async def _step_in_threads(
-    generator: Generator[Any, Any, Any], step: Callable[..., Any], threads: _Threads
+    generator: Generator[Any, Any, Any], step: Callable[..., Any], threads: _Threads, name: str
 ) -> AsyncIterator[Any]:
     """The items of a plain generator, which takes each of its steps in a thread.
 
@@ -166,13 +186,16 @@ async def _step_in_threads(
                 generator.close()
 
     try:
-        while (item := await anyio.to_thread.run_sync(take_step, limiter=threads.limiter)) is not end:
+        while (item := await threads.run(name, take_step)) is not end:
             yield item
     finally:
         left = True  # before the lock is tried: whoever gets it then, this one or the step, closes
         if running.acquire(blocking=False):
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(generator.close, limiter=threads.limiter)
+                try:
+                    await threads.run(name, generator.close)
+                except ResourceExhausted:
+                    generator.close()  # here, as its last reference would
 
 
 class Service(NamedTuple):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
-from shmrpc.errors import Closed, ForkedError, RpcError, WrongLoop
+from shmrpc.errors import Closed, ForkedError, ResourceExhausted, RpcError, WrongLoop
 
 T = TypeVar("T")
 
@@ -260,10 +260,17 @@ class LoopThread:
         return True
 
     def help(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Calls a function in another daemon thread, which must be told when to end; in the loop's thread."""
+        """Calls a function in another daemon thread, which must be told when to end; in the loop's thread.
+
+        Raises:
+            ResourceExhausted: there can be no more threads.
+        """
         self._helpers = [helper for helper in self._helpers if helper.is_alive()]
         helper = threading.Thread(target=function, args=arguments, name=f"{self.name} feed", daemon=True)
-        helper.start()
+        try:
+            helper.start()
+        except RuntimeError as error:
+            raise ResourceExhausted(f"{helper.name} needs a thread, and cannot have one: {error}") from None
         self._helpers.append(helper)
 
     # ---- the end ----

@@ -132,4 +132,12 @@ def make_listener(
 
     path = address.path_of(where)
     sock = address.listen(path, mode, backlog=256) if fd is None else address.inherit(fd)
-    return Listener(dispatcher, sock, path, owns_path=fd is None, settings=settings)
+    try:
+        return Listener(dispatcher, sock, path, owns_path=fd is None, settings=settings)
+    except BaseException:  # the system refuses to watch one more fd
+        if fd is None:
+            address.unlink_own(path, os.lstat(path).st_ino)
+            sock.close()
+        else:
+            sock.detach()
+        raise

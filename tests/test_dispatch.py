@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar, cast
 from unittest.mock import Mock
 
+import anyio.to_thread
 import pytest
 
 import shmrpc
@@ -293,6 +294,64 @@ async def test_a_plain_generator_that_is_cancelled_in_a_step_is_closed_after_tha
     while not closed.is_set():  # noqa: ASYNC110 - it is set in a thread
         await asyncio.sleep(0)
     assert diary == ["the step ended", "closed"]
+
+
+class NoThreads:
+    """In the place of `anyio.to_thread.run_sync`: the system gives so many threads, and then no more."""
+
+    def __init__(self, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.more = more
+        self._run_sync = anyio.to_thread.run_sync
+        monkeypatch.setattr(anyio.to_thread, "run_sync", self.run_sync)
+
+    async def run_sync(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self.more -= 1
+        if self.more < 0:
+            raise RuntimeError("can't start new thread")
+        return await self._run_sync(function, *args, **options)
+
+
+async def test_a_plain_handler_without_a_thread_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        def add(self, left: int, *, right: int) -> int:
+            raise RuntimeError("of its own")
+
+    dispatcher = Dispatcher((shmrpc.service(Plain(), Api),))
+    NoThreads(1, monkeypatch)
+    with pytest.raises(RuntimeError, match="of its own"):
+        await call(dispatcher, "Api.add", 2, 3)
+    with pytest.raises(
+        shmrpc.ResourceExhausted, match=r"Api\.add needs a thread, and .* cannot start one: can't start"
+    ):
+        await call(dispatcher, "Api.add", 2, 3)
+
+
+async def test_a_plain_generator_that_gets_no_more_threads_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    diary: list[str] = []
+
+    class Steps(Protocol):
+        def count(self) -> AsyncIterator[int]: ...
+
+    class Plain:
+        def count(self) -> Iterator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                diary.append("closed")
+
+    served = Dispatcher((shmrpc.service(Plain(), Steps),)).methods[0]
+    threads = NoThreads(1, monkeypatch)
+    items = served.invoke()
+    assert await anext(items) == 1
+    await items.aclose()  # which raises nothing
+    assert diary.pop() == "closed"
+    threads.more = 1
+    items = served.invoke()
+    assert await anext(items) == 1
+    with pytest.raises(shmrpc.ResourceExhausted, match=r"Steps\.count needs a thread"):
+        await anext(items)
+    assert diary == ["closed"]
 
 
 # Entering and leaving

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from blocking_service import InThread, wait_until
 
-from shmrpc.errors import Closed, ForkedError, WrongLoop
+from shmrpc.errors import Closed, ForkedError, ResourceExhausted, WrongLoop
 from shmrpc.loop_thread import Errand, LoopThread
 
 
@@ -267,3 +267,12 @@ def test_a_forked_child_has_no_such_thread_and_exits(thread: LoopThread) -> None
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert thread.run(give, 1) == 1
+
+
+def test_that_there_is_no_helping_thread_is_said(thread: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(ResourceExhausted, match="test loop feed needs a thread, and cannot have one: can't start"):
+        thread.call(thread.help, print)

@@ -43,6 +43,7 @@ def connect(path: str) -> socket.socket | None:
 
     Raises:
         ConnectFailed: nobody listens there; the text says what is there instead.
+        OSError: this process may not have one more fd.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -91,6 +92,7 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
 
     Raises:
         BadAddress: a server listens there already, or what is there is no socket, or the folder does not allow it.
+        OSError: this process may not have one more fd.
     """
     if os.path.lexists(path):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):

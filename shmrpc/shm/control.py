@@ -154,12 +154,14 @@ class Control:
         For the channel, when it meets an extent that it does not know. Leaves a hang-up to the event loop.
 
         Raises:
-            ProtocolError: the peer broke the rules; nothing more will be read.
+            ProtocolError: the peer broke the rules, or the socket fails; nothing more will be read.
         """
         try:
             self._take(FRAMES_PER_READ)
-        except OSError as error:
-            log.debug("the control socket failed while it was read: %s", error)
+        except ConnectionError as error:
+            log.debug("the peer hung up while its control socket was read: %s", error)
+        except OSError as error:  # what came may be lost in part, so what follows cannot be understood
+            raise self._break(ProtocolError(f"the control socket cannot be read: {error}")) from None
 
     def _on_readable(self) -> None:
         try:

@@ -11,6 +11,7 @@ The sleeper makes a `Doorbell`, watches its fd and sends the other end to the pe
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -19,6 +20,8 @@ from typing import Final, Literal, Protocol
 from shmrpc.shm import disposal
 
 Kind = Literal["eventfd", "pipe"]
+
+log: Final = logging.getLogger("shmrpc")
 
 _NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 HAS_EVENTFD: Final = hasattr(os, "eventfd")
@@ -39,7 +42,11 @@ class Doorbell:
             self._far_fd = None
         else:
             self.fd, self._far_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            os.fchmod(self._far_fd, 0o622)  # a peer of another uid may have to reopen it; nobody else can reach it
+            try:
+                os.fchmod(self._far_fd, 0o622)  # a peer of another uid may have to reopen it; nobody else can reach it
+            except BaseException:
+                self.close()
+                raise
 
     def __repr__(self) -> str:
         return f"<Doorbell {self.kind} fd={self.fd}>"
@@ -122,6 +129,16 @@ class _PipeRinger(_Ringer):
     _FLAGS = _NOWAIT
 
     def _write(self) -> None:
+        try:
+            self.write_one()
+        except OSError as error:
+            # A wake-up must not be lost. The peer sees the end of the pipe instead, and ends the connection.
+            log.warning("a doorbell cannot be rung, and its connection ends: %s", error)
+            self._closed = True
+            os.close(self._fd)
+
+    def write_one(self) -> None:
+        """Rings, or raises OSError when the system does not let it."""
         # RWF_NOWAIT, since O_NONBLOCK belongs to the open file description, which the peer may still share.
         # A full pipe means that the peer will wake all the same; a closed one that it is gone, which liveness tells.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
@@ -162,7 +179,7 @@ def _open_pipe(fd: int) -> Ringer:
         try:
             if not _NOWAIT:
                 raise OSError(errno.EOPNOTSUPP, "RWF_NOWAIT is not known to this Python")
-            ringer.ring()
+            ringer.write_one()
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise

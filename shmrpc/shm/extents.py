@@ -165,6 +165,8 @@ class Extents:
             raise self._ended_anew() from None
         except OSError as error:
             raise ResourceExhausted(f"no memory for an extent of {region.nbytes} bytes: {error}") from None
+        except RuntimeError as error:
+            raise ResourceExhausted(f"no thread to make an extent of {region.nbytes} bytes: {error}") from None
         finally:
             del self._attaching[region.number], self._promised[region.number]
             region.lost = not region.attached

@@ -5,6 +5,7 @@ for others. A frame has exactly the fds that it should, else all of them are clo
 """
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -74,7 +75,7 @@ class Frame:
             BlockingIOError: that is not yet.
             BadFrame: what came is no frame, or has too many fds.
             ConnectionResetError: the peer hung up.
-            OSError: the socket fails.
+            OSError: the socket fails, or this process has no room for the fds.
         """
         while (need := self._missing()) > 0:
             # socket.recv_fds would drop the flag, and the fds would leak into every child of this process.
@@ -82,9 +83,10 @@ class Frame:
             self._collect(ancillary)
             if len(self._fds) > self._most_fds:  # at once: fds that come one by one must not fill the table of fds
                 raise BadFrame(self._wrong_number(self._most_fds))
-            if flags & socket.MSG_CTRUNC:
-                raise BadFrame(
-                    f"fds that the peer sent with its {self._what} were lost: this process may not have more (ulimit -n)"
+            if flags & socket.MSG_CTRUNC:  # and these were not too many for the room that there is
+                raise OSError(
+                    errno.EMFILE,
+                    f"fds that the peer sent with its {self._what} were lost, this process may not have more (ulimit -n)",
                 )
             if not chunk:
                 raise ConnectionResetError(f"the peer hung up in the {self._what}")
@@ -126,7 +128,7 @@ class Frame:
             elif kind == liveness.SCM_PIDFD:
                 self._close_pidfd()
                 (pidfd,) = struct.unpack("i", payload[:4])
-                self._sender_pidfd = pidfd if pidfd >= 0 else None  # it has ended already
+                self._sender_pidfd = pidfd  # or the number of an error, negative
 
     def take_fds(self, expected: int) -> list[int]:
         """The fds, which are the caller's from now on.
@@ -142,12 +144,19 @@ class Frame:
         return fds
 
     def take_sender_pidfd(self) -> int | None:
-        """An fd for the process that sent it, where the socket asks for that; the caller's from now on."""
+        """An fd for the process that sent it, where the socket asks for that; the caller's from now on. None: it has ended.
+
+        Raises:
+            OSError: this process has no room for it.
+        """
         pidfd, self._sender_pidfd = self._sender_pidfd, None
-        return pidfd
+        if pidfd is not None and -pidfd in liveness.SHORTAGES:
+            raise OSError(-pidfd, os.strerror(-pidfd))
+        return pidfd if pidfd is not None and pidfd >= 0 else None
 
     def _close_pidfd(self) -> None:
-        if (pidfd := self.take_sender_pidfd()) is not None:
+        pidfd, self._sender_pidfd = self._sender_pidfd, None
+        if pidfd is not None and pidfd >= 0:
             os.close(pidfd)
 
     def close(self) -> None:

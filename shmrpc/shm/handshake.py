@@ -14,7 +14,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 import msgspec
 
 from shmrpc.context import Peer
-from shmrpc.errors import ConnectFailed, HandshakeError
+from shmrpc.errors import ConnectFailed, ContractMismatch, HandshakeError, RpcError
 from shmrpc.inlet import DEFAULT_WINDOW, Window
 from shmrpc.legible import one_line
 from shmrpc.shm import disposal, doorbell, frames, liveness, segment
@@ -194,6 +194,7 @@ class Half:
 
         Raises:
             HandshakeError: the peer's segment or doorbell is not what it declared.
+            OSError: this process has no memory, or no fd.
         """
         segment_fd, doorbell_fd = fds
         try:
@@ -203,13 +204,13 @@ class Half:
             disposal.put_away(segment_fd)
             if isinstance(error, HandshakeError):
                 disposal.put_away(doorbell_fd)
-            raise HandshakeError(str(error)) from None
+            raise _refusal(error) from None
         try:
             limit = self._settings.max_segment_bytes
             far = segment.attach(segment_fd, theirs.geometry, theirs.segment, max_segment_bytes=limit)
         except (segment.BadSegment, BadGeometry, OSError) as error:
             ringer.close()
-            raise HandshakeError(str(error)) from None
+            raise _refusal(error) from None
         if self.segment.geometry.slab_bytes // 1024 > far.geometry.release_entries:
             ringer.close()
             far.close()
@@ -240,6 +241,12 @@ class Half:
         self.doorbell.close()
 
 
+def _refusal(error: Exception) -> Exception:
+    """What to say of the peer's fds; that this process is short of something is not the peer's doing."""
+    short = isinstance(error, OSError) and error.errno in liveness.SHORTAGES
+    return error if short else HandshakeError(str(error))
+
+
 def agreed_version(versions: tuple[int, int]) -> int:
     """The highest version that both sides speak.
 
@@ -264,19 +271,16 @@ async def as_client(
 
     Raises:
         HandshakeError: the server is not who it must be, refuses, or sends what cannot be used.
-        ConnectFailed: this process cannot have the memory.
+        ConnectFailed: the server has no fds or no memory for one more client.
         TimeoutError: it stalls.
-        OSError: the socket fails.
+        OSError: memory, fds or the socket fail.
     """
     listener = liveness.peer_of(sock)
     if (why := settings.why_refused(listener.uid, listener.gid)) is not None:
         raise HandshakeError(f"the server's {why}")
     nameless = listener.pid <= 0  # in another pid namespace: then so is whoever answers
     liveness.ask_for_senders(sock, pidfd=nameless)
-    try:
-        mine = Half(settings, listener)
-    except OSError as error:
-        raise ConnectFailed(f"this process cannot have the memory, or the fds, for a connection: {error}") from None
+    mine = Half(settings, listener)
     frame = new_frame()
     try:
         async with asyncio.timeout(settings.handshake_timeout):
@@ -334,11 +338,10 @@ async def as_client(
     )
 
 
-def rejection_error(rejection: Rejection) -> HandshakeError:
+def rejection_error(rejection: Rejection) -> RpcError:
     """The error of a refused client."""
-    from shmrpc.errors import ContractMismatch
-
-    cls = ContractMismatch if rejection.code == "contract" else HandshakeError
+    causes: dict[str, type[RpcError]] = {"contract": ContractMismatch, "unavailable": ConnectFailed}
+    cls = causes.get(rejection.code, HandshakeError)
     return cls(f"the server refused the connection: {one_line(rejection.message)}")
 
 

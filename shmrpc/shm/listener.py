@@ -12,7 +12,7 @@ import os
 import socket
 import weakref
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from shmrpc.context import Lease, Peer
 from shmrpc.contract import Contract
@@ -33,6 +33,14 @@ log: Final = logging.getLogger("shmrpc.server")
 
 ACCEPT_PAUSE: Final = 0.1
 """Seconds to wait when the process is out of fds or memory, instead of spinning on a socket that stays readable."""
+
+
+class _Met(NamedTuple):
+    """A finished handshake."""
+
+    session: Session
+    hello: handshake.Hello
+    pidfd: int | None
 
 
 class Listener:
@@ -97,13 +105,18 @@ class Listener:
             task.add_done_callback(partial(_close_if_never_begun, sock))
 
     def _resume(self) -> None:
-        if self._sock is not None:
+        if self._sock is None:
+            return
+        try:
             self._loop.add_reader(self._sock.fileno(), self._accept)
+        except OSError as error:
+            log.error("cannot watch %s: %s; trying again in %s s", self.path, error, ACCEPT_PAUSE)
+            self._loop.call_later(ACCEPT_PAUSE, self._resume)
 
     async def _greet(self, sock: socket.socket) -> None:
         """One handshake, from the accepted socket to a session, or to a rejection."""
         peer, pid = liveness.peer_of(sock), os.getpid()
-        met: tuple[Session, handshake.Hello] | None = None
+        met: _Met | None = None
         frame = handshake.new_frame()
         unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
         try:
@@ -112,7 +125,7 @@ class Listener:
             async with asyncio.timeout(self._settings.handshake_timeout):
                 met = await self._shake_hands(sock, peer, frame)
             if met is not None:  # the session owns the socket and its place in the quota from now on
-                self._begin(*met, sock)
+                self._begin(*met)
         except (HandshakeError, TimeoutError, OSError) as error:
             if isinstance(error, TimeoutError):
                 error = HandshakeError(f"no handshake within {self._settings.handshake_timeout} s (handshake_timeout)")
@@ -120,6 +133,8 @@ class Listener:
             log.warning("%s was refused at %s: %s", peer, self.path, why)
             if isinstance(error, HandshakeError):
                 self._reject(sock, "refused", why)
+            elif met is None and not isinstance(error, ConnectionError):  # this process is short of something
+                self._reject(sock, "unavailable", why)
         finally:
             frame.close()
             if met is None:
@@ -127,9 +142,7 @@ class Listener:
                 if unwelcome is None:
                     self._quota.close(peer)
 
-    async def _shake_hands(
-        self, sock: socket.socket, peer: Peer, frame: frames.Frame
-    ) -> tuple[Session, handshake.Hello] | None:
+    async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: frames.Frame) -> "_Met | None":
         settings = self._settings
         hello = await handshake.receive_hello(sock, frame)
         offered = self._offer(hello.wanted)
@@ -137,14 +150,13 @@ class Listener:
             log.warning("%s was refused at %s: %s", peer, self.path, offered)
             self._reject(sock, "contract", offered)
             return None
-        if (why := self._quota.charge(self._loop, peer, sock, settings.geometry.segment_bytes)) is not None:
-            raise HandshakeError(why)
+        pidfd = liveness.open_pidfd(peer, sock)
         try:
-            joined = handshake.join_client(hello, frame, peer, settings)
-        except BaseException:  # it has got nothing
-            self._quota.refund(peer, sock, settings.geometry.segment_bytes)
+            answered = await self._answer(sock, hello, frame, peer, offered)
+        except BaseException:
+            if pidfd is not None:
+                os.close(pidfd)
             raise
-        answered = await handshake.answer_hello(sock, hello, joined, offered, settings)
         session = Session(
             self._loop,
             answered.channel,
@@ -156,7 +168,25 @@ class Listener:
             charge=self._charge_for(peer, sock),
             windows=(settings.stream_window, answered.peer_window),
         )
-        return session, hello
+        return _Met(session, hello, pidfd)
+
+    async def _answer(
+        self,
+        sock: socket.socket,
+        hello: handshake.Hello,
+        frame: frames.Frame,
+        peer: Peer,
+        offered: list[handshake.Offered],
+    ) -> handshake.Answered:
+        nbytes = self._settings.geometry.segment_bytes
+        if (why := self._quota.charge(self._loop, peer, sock, nbytes)) is not None:
+            raise HandshakeError(why)
+        try:
+            joined = handshake.join_client(hello, frame, peer, self._settings)
+        except BaseException:  # it has got nothing
+            self._quota.refund(peer, sock, nbytes)
+            raise
+        return await handshake.answer_hello(sock, hello, joined, offered, self._settings)
 
     def _charge_for(self, peer: Peer, sock: socket.socket) -> Charge:
         if peer.uid == os.geteuid():
@@ -164,7 +194,7 @@ class Listener:
         quota = self._quota
         return Charge(lambda nbytes: quota.charge(self._loop, peer, sock, nbytes), partial(quota.refund, peer, sock))
 
-    def _begin(self, session: Session, hello: handshake.Hello, sock: socket.socket) -> None:
+    def _begin(self, session: Session, hello: handshake.Hello, pidfd: int | None) -> None:
         settings = self._settings
         incoming = IncomingCalls(
             self._loop,
@@ -193,7 +223,7 @@ class Listener:
             )
             incoming.back = Backward(self._loop, session, outgoing, hello.exposed)
         self.sessions.add(session)
-        session.start(pidfd=liveness.open_pidfd(session.peer, sock), incoming=incoming, outgoing=outgoing)
+        session.start(pidfd=pidfd, incoming=incoming, outgoing=outgoing)
         if self._sock is None:  # draining began in the middle of this handshake
             session.go_away()
 

@@ -24,6 +24,8 @@ _SO_PEERPIDFD: Final = 77
 SCM_PIDFD: Final = 4
 _UCRED: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 UCRED_BYTES: Final = _UCRED.size
+SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""This process, or the system, has no room for one more fd, which says nothing of the peer."""
 
 
 def peer_of(sock: socket.socket) -> Peer:
@@ -58,11 +60,16 @@ def open_pidfd(peer: Peer, sock: socket.socket | None) -> int | None:
 
     With the socket, the fd is the kernel's own for the process at its other end (SO_PEERPIDFD). Without it, or on older
     kernels, it is looked up by pid: call this while the peer is known to run.
+
+    Raises:
+        OSError: there is no room for one more fd. A connection without this would never see the peer die.
     """
     if sock is not None:
         try:
             return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             if error.errno != errno.ENOPROTOOPT:  # gone already: its pid may be somebody else's by now
                 return None
             # A kernel before 6.5.
@@ -70,7 +77,9 @@ def open_pidfd(peer: Peer, sock: socket.socket | None) -> int | None:
         return None
     try:
         return os.pidfd_open(peer.pid)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return None
 
 

@@ -57,10 +57,20 @@ class Meeting:
         """Connects, shakes hands with whoever accepts the connection, and finds the contract's methods.
 
         Raises:
-            ConnectFailed: nobody listens.
+            ConnectFailed: nobody listens, or one of the two processes has no memory, fds or whatever else it takes.
             HandshakeError: somebody does, and the two do not agree.
-            OSError: the system refuses.
         """
+        try:
+            return await self._meet()
+        except TimeoutError:
+            text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
+            raise HandshakeError(f"{text} (handshake_timeout)") from None
+        except ConnectionError as error:
+            raise ConnectFailed(f"the server at {self.path} went away in the handshake: {error}") from None
+        except OSError as error:
+            raise ConnectFailed(f"this process cannot connect to {self.path}: {error}") from None
+
+    async def _meet(self) -> tuple[Session, OutgoingCalls]:
         loop = asyncio.get_running_loop()
         built_in = contracts.read(Introspection)
         asked = {contract.name: contract for contract in (self.contract, built_in) if contract is not None}
@@ -70,13 +80,6 @@ class Meeting:
         sock, pid = await self._connect(), os.getpid()
         try:
             accepted = await handshake.as_client(sock, wanted, self._settings, self._offers())
-        except TimeoutError:
-            disposal.put_away_socket(sock, pid)
-            text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
-            raise HandshakeError(f"{text} (handshake_timeout)") from None
-        except OSError as error:
-            disposal.put_away_socket(sock, pid)
-            raise ConnectFailed(f"the server at {self.path} went away in the handshake: {error}") from None
         except BaseException:
             disposal.put_away_socket(sock, pid)
             raise

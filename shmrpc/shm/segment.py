@@ -139,11 +139,14 @@ def create(geometry: Geometry, kind: Literal["auto", "memfd", "posix"] = "auto")
     """
     geometry.check()
     fd, made = _new_fd(kind)
+    mapping: mmap.mmap | None = None
     try:
         mapping = _map_own(fd, geometry.segment_bytes, allocate=True)
         mapping[:HEADER_BYTES] = geometry.header()
         fd = _finished(fd, made)
     except BaseException:
+        if mapping is not None:  # the error, which somebody may keep, has it among its frames
+            mapping.close()
         os.close(fd)
         raise
     return Segment(mapping, fd, made, geometry)

@@ -136,8 +136,7 @@ async def test_posix_memory_that_a_tiny_dev_shm_has_no_room_for_is_said_to_be_so
     async with shmrpc.Server(Guard(), at=path, segment="posix"):
         with isolated("client", path, ("mount",), {"segment": "posix"}) as client:
             assert await client.started() == (
-                "ConnectFailed: this process cannot have the memory, or the fds, for a connection: [Errno 28] No space left "
-                "on device"
+                "ConnectFailed: this process cannot connect to /shared/test.sock: [Errno 28] No space left on device"
             )
 
 

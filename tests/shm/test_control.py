@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -252,6 +253,23 @@ async def test_a_read_by_hand_leaves_the_hang_up_to_the_event_loop(scene: Scene)
     scene.control.read()
     assert scene.heard == [Detach(1)]
     assert await scene.hears(2) == [Detach(1), "closed the connection"]
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_a_process_without_room_for_an_fd_says_that_it_lost_it(scene: Scene, by_hand: bool) -> None:
+    """And not that the peer never sent it."""
+    scene.say(attach(1), 1)
+    scene.say(attach(2), 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        if by_hand:
+            with pytest.raises(ProtocolError, match=r"the control socket cannot be read: .* may not have more"):
+                scene.control.read()
+        (end,) = await scene.hears(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert "fds that the peer sent with its control message were lost, this process may not have more" in str(end)
 
 
 async def test_a_peer_that_listens_no_more_is_heard_out_and_lost(scene: Scene) -> None:

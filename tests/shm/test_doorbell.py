@@ -202,6 +202,40 @@ def test_what_is_not_the_declared_doorbell_is_refused_and_closed(case: str, tmp_
     assert not is_open(fd)
 
 
+def test_a_pipe_that_cannot_be_rung_is_closed_so_that_the_sleeper_wakes_and_knows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bell = Doorbell("pipe")
+    ringer = doorbell.open_ringer(os.dup(bell.far_fd), "pipe")
+    bell.drop_far_fd()
+    bell.clear()
+    assert not rung(bell)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    ringer.ring()
+    assert rung(bell)
+    assert not bell.clear()
+    assert "a doorbell cannot be rung, and its connection ends: [Errno 12]" in caplog.text
+    monkeypatch.undo()
+    ringer.ring()
+    ringer.close()
+    bell.close()
+
+
+def test_a_pipe_whose_mode_cannot_be_set_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check for leaks sees whether it is."""
+
+    def fail(*_: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(os, "fchmod", fail)
+    with pytest.raises(PermissionError):
+        Doorbell("pipe")
+
+
 def refuse_nowait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes pipes behave as they do before Linux 6.4: RWF_NOWAIT is not known there."""
     pwritev = os.pwritev

@@ -204,11 +204,30 @@ def test_fds_that_this_process_has_no_room_for_are_said_to_be_lost(ends: Ends) -
     frame = new()
     resource.setrlimit(resource.RLIMIT_NOFILE, (ends.other, limits[1]))  # all below it are in use
     try:
-        with pytest.raises(BadFrame, match=r"with its greeting were lost: .* may not have more \(ulimit -n\)"):
+        with pytest.raises(OSError, match=r"with its greeting were lost, this process may not have more \(ulimit -n\)"):
             frame.receive_nowait(ends.near)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         frame.close()
+
+
+def test_no_room_for_a_senders_pidfd_is_not_taken_for_a_sender_that_has_ended(ends: Ends) -> None:
+    liveness.ask_for_senders(ends.near, pidfd=True)
+    if not ends.near.getsockopt(socket.SOL_SOCKET, liveness._SO_PASSPIDFD):
+        pytest.skip("this kernel is older than 6.5, it has no SO_PASSPIDFD")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    frame = new()
+    ends.say(frames.pack(b"x"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert frame.receive_nowait(ends.near) == b"x"
+    except OSError:
+        pytest.skip("this kernel says that ancillary data was lost")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with pytest.raises(OSError, match="Too many open files"):
+        frame.take_sender_pidfd()
+    frame.close()
 
 
 @pytest.mark.parametrize("said", [b"", b"SHM", b"SHMR\x05\0\0\0", b"SHMR\x05\0\0\0body"])

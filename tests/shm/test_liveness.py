@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import struct
@@ -94,6 +95,19 @@ def test_a_process_that_is_gone_has_no_pidfd(child: "subprocess.Popen[bytes]") -
     child.kill()
     child.wait()
     assert liveness.open_pidfd(Peer(child.pid, 0, 0), None) is None
+
+
+@pytest.mark.parametrize("by_pid", [True, False])
+def test_that_there_is_no_room_for_a_pidfd_is_not_taken_for_a_peer_without_one(by_pid: bool) -> None:
+    left, right = socket.socketpair(socket.AF_UNIX)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with left, right:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                liveness.open_pidfd(Peer(os.getpid(), 0, 0), None if by_pid else left)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("pid", [0, -1])

@@ -223,6 +223,20 @@ def test_a_machine_without_memory_costs_no_fd(monkeypatch: pytest.MonkeyPatch, k
     assert os.listdir("/proc/self/fd") == fds
 
 
+@kinds
+def test_what_could_not_be_sealed_is_unmapped_though_somebody_keeps_the_error(
+    monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    def fail(*_: object) -> int:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(segment, "_finished", fail)
+    with pytest.raises(PermissionError) as kept:
+        segment.create(SMALL, kind)
+    assert kept.tb is not None
+    assert mapped() == 0
+
+
 def test_a_geometry_that_cannot_work_is_not_made() -> None:
     with pytest.raises(BadGeometry):
         segment.create(Geometry(ring_bytes=5000))

@@ -1,6 +1,7 @@
 """How much the peers of one server may hold: connections in all, and connections and bytes for each other uid."""
 
 import asyncio
+import errno
 import re
 import socket
 from contextlib import AsyncExitStack
@@ -193,3 +194,23 @@ async def test_the_own_uid_is_not_charged() -> None:
             assert quota.open(peer) is None
             assert quota.charge(asyncio.get_running_loop(), peer, ours, 1 << 30) is None
     assert repr(quota) == "<Quota 3 connections, 0 bytes charged>"
+
+
+@as_root
+async def test_who_got_no_memory_is_charged_for_none(open_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async with shmrpc.Server(Keeper(), at=open_path, mode=0o666, allow_uids=ALLOWED) as server:
+        with client_process(open_path, user=STRANGER) as stranger:
+            assert await stranger.hear() == "connected"
+            charged = repr(server._listener._quota)
+            monkeypatch.setattr(segment, "create", fail)
+            for _ in range(3):
+                assert await stranger.ask("connect") == (
+                    "ConnectFailed: the server refused the connection: [Errno 12] Cannot allocate memory"
+                )
+            assert repr(server._listener._quota) == charged
+            monkeypatch.undo()
+            assert await stranger.ask("connect") == "connected"
+            assert repr(server._listener._quota) != charged
