@@ -32,6 +32,13 @@ def test_an_impossible_head_is_refused(ends: Ends, lie: int) -> None:
         ends.producer.unread()
 
 
+def test_a_head_in_the_middle_of_a_record_makes_no_record_of_its_payload(ends: Ends) -> None:
+    ends.send(1, b"\xff" * 64)
+    ends.send(2)
+    set_word(ends.right.own, layout.CURSOR_HEAD, RECORD + 8)
+    assert ends.producer.unread() == []
+
+
 @pytest.mark.parametrize("lie", [SMALL.ring_bytes + 8, 12, 2**64 - 8])
 def test_an_impossible_tail_is_refused(ends: Ends, lie: int) -> None:
     set_word(ends.left.own, layout.CURSOR_TAIL, lie)
