@@ -160,9 +160,11 @@ class Meeting:
             return
         try:
             why = folders.why_unsafe(self.path, settings.trusts, settings.allow_gids)
-        except OSError as error:  # whoever connects is told in words
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:  # who connects is told in words
             log.debug("what leads to %s cannot be looked at: %s", self.path, error)
             return
+        except OSError as error:
+            why = f"what leads there cannot be looked at ({error.strerror})"
         if why is not None:
             raise HandshakeError(
                 f"{self.path} is no safe place for a socket: {why}, so others could put theirs there; change the owner or "

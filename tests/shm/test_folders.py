@@ -1,5 +1,6 @@
 """Where a server's socket is safe: nobody who is not trusted may put another one in its place."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +195,17 @@ async def test_a_client_does_not_connect_where_others_could_put_another_server(i
         os.chmod(inner, 0o1777)
         async with shmrpc.connect(Life, path) as life:
             assert await life.add(1) == 2
+
+
+async def test_a_way_that_cannot_be_looked_at_is_not_taken(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+    monkeypatch.setattr(folders, "why_unsafe", fail)
+    async with shmrpc.Server(Keeper(), at=path):
+        with pytest.raises(shmrpc.HandshakeError, match=r"what leads there cannot be looked at \(File name too long\)"):
+            async with shmrpc.connect(Life, path):
+                raise AssertionError("connected")
 
 
 async def test_a_folder_that_is_opened_to_all_is_found_at_the_next_connection(inner: Path) -> None:
