@@ -55,6 +55,8 @@ class Ledger:
         self.first: Final = first
         self.wrong: list[str] = []
         """What must not be."""
+        self.reasons: dict[int, str] = {}
+        """Of those that were not executed."""
         self.nbytes = 0
         """Contents that were checked end to end."""
         self.first_done_ns = 0
@@ -105,6 +107,8 @@ class Ledger:
                 self.end(number, Outcome.LATE)
             case shmrpc.Unavailable():
                 self.end(number, Outcome.MAYBE if error.maybe_executed else Outcome.NOT_DONE)
+                if not error.maybe_executed:
+                    self.reasons[number] = f"{type(error).__name__}: {error}"
             case _:
                 self.end(number, Outcome.MAYBE)
                 self.wrong.append(f"call {number} ended with {type(error).__name__}: {error}")
@@ -139,7 +143,10 @@ class Ledger:
         for number, times in self.returned.items():
             if times > 1 or not done[number - self.first]:
                 wrong.append(f"call {number} came back {times} times, and began {done[number - self.first]} times")
-        assert not wrong, "\n".join([f"{len(wrong)} things are wrong", *wrong[:20]])
+        told = [
+            f"call {number}: {why}" for number, why in self.reasons.items() if any(f" {number} " in x for x in wrong)
+        ]
+        assert not wrong, "\n".join([f"{len(wrong)} things are wrong", *wrong[:20], *told[:20]])
 
 
 def misreports(numbers: Numbers, kinds: Numbers, outcomes: Numbers, done: Numbers, *, died: bool = False) -> list[str]:
