@@ -4,7 +4,7 @@ Its rules only choose. Their preconditions depend on nothing that time decides, 
 steps. A failure tells the steps that led to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -67,8 +67,8 @@ class Peers(RuleBasedStateMachine):
     """Steps of all examples."""
     kills: ClassVar[int] = 0
     calls: ClassVar[int] = 0
-    prelude: ClassVar[Sequence[str]] = ()
-    """Calls that are answered before anything else happens, their arrays kept."""
+    preludes: ClassVar[tuple[Callable[[Example], None], ...]] = ()
+    """What happens before anything is chosen."""
     caught: ClassVar[list[str]] = []
     """What went wrong."""
 
@@ -97,9 +97,9 @@ class Peers(RuleBasedStateMachine):
             self.scene = Example(
                 self.zygote, loop=loop, server_loop=server_loop, narrow=narrow, doorbell=doorbell, mutant=self.mutant
             )
-            for kind in self.prelude:
-                self.scene.call(0, kind, size=2, items=0, timeout=None, born=False, keep=True)
-            self.scene.settle()
+            for prelude in self.preludes:
+                prelude(self.scene)
+                self.scene.check()
 
     def teardown(self) -> None:
         """The end of the example, with its checks."""

@@ -4,9 +4,10 @@ What a mutant does is done to classes in place: in the client for the time of a 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
+from stateful_api import journalled
 
 from shmrpc.buffers import Packed
 from shmrpc.inlet import Inlet, Message
@@ -16,6 +17,9 @@ from shmrpc.shm.incoming import IncomingCalls
 from shmrpc.shm.incoming_call import IncomingCall
 from shmrpc.shm.lending import Lender
 from shmrpc.shm.placed import Placed
+
+if TYPE_CHECKING:
+    from stateful_end import Example
 
 Change = Callable[[pytest.MonkeyPatch], None]
 
@@ -27,8 +31,8 @@ class Mutant(NamedTuple):
     change: Change
     caught: str
     """A regular expression."""
-    prelude: Sequence[str] = ()
-    """Calls that bring about what it takes."""
+    prelude: Callable[["Example"], None]
+    """What happens first of all in each example: something that it takes."""
 
 
 def _deny(patch: pytest.MonkeyPatch) -> None:
@@ -83,16 +87,54 @@ def _lose_an_item(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Inlet, "_open", open_most)
 
 
+def _call(example: "Example", kind: str, times: int, items: int = 0) -> None:
+    for _ in range(times):
+        example.call(0, kind, size=2, items=items, timeout=None, born=False, keep=True)
+        example.calls[-1].permit(items + 1)
+
+
+def _answer(example: "Example") -> None:
+    _call(example, "effect", 2)
+    example.settle()
+
+
+def _kill_what_runs(example: "Example") -> None:
+    _call(example, "hold", 2)
+    example.until(lambda: len(journalled(example.folder)) == 2, lambda: "the calls to begin")
+    example.kill(example.places[0])
+    example.places[0].start()
+
+
+def _keep_arrays(example: "Example") -> None:
+    _call(example, "make", 2)
+    example.until(lambda: all(call.ended for call in example.calls), lambda: "the arrays")
+
+
+def _fork_with_arrays(example: "Example") -> None:
+    _keep_arrays(example)
+    example.fork(stays=False)
+
+
+def _read_numbers(example: "Example") -> None:
+    _call(example, "numbers", 1, items=100)
+    example.settle()
+
+
 MUTANTS: Final[dict[str, Mutant]] = {
     "lost calls are said not to be executed": Mutant(
-        "client", _deny, "may not be repeated|which its error denies", ["effect"]
+        "client", _deny, "may not be repeated|which its error denies", _kill_what_runs
     ),
-    "calls end twice": Mutant("server", _end_twice, "which is not under way"),
+    "calls end twice": Mutant("server", _end_twice, "which is not under way", _answer),
     "forked children release": Mutant(
-        "client", _release_in_children, "was released under lease|release ring", ["make"] * 3
+        "client",
+        _release_in_children,
+        "was released under lease|release ring|is another one|changed since it came",
+        _fork_with_arrays,
     ),
-    "memory is free too early": Mutant("server", _free_too_early, "changed since it came|another array", ["make"] * 3),
-    "items of streams get lost": Mutant("client", _lose_an_item, r"item \d+ is|items"),
+    "memory is free too early": Mutant(
+        "server", _free_too_early, "changed since it came|is another one|another array", _keep_arrays
+    ),
+    "items of streams get lost": Mutant("client", _lose_an_item, r"item \d+ is|\d+ items", _read_numbers),
 }
 
 

@@ -51,11 +51,11 @@ def test_whatever_happens_in_whatever_order_nothing_is_lost_and_nothing_is_done_
 def test_a_broken_promise_is_caught(zygote: Zygote, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Machine(Peers):
         mutant = name
-        prelude = MUTANTS[name].prelude
+        preludes = (MUTANTS[name].prelude,)
         caught: ClassVar[list[str]] = []
 
     Machine.zygote = zygote
     change_client(name, monkeypatch)
     with pytest.raises(BaseException):  # noqa: B017 - hypothesis may put it into another one
-        run_state_machine_as_test(Machine, settings=machine_settings(60, derandomize=True))
+        run_state_machine_as_test(Machine, settings=machine_settings(20, derandomize=True))
     assert any(re.search(MUTANTS[name].caught, text) for text in Machine.caught), Machine.caught
