@@ -120,7 +120,7 @@ class Session:
     # ---- records ----
 
     def on_records(self) -> None:
-        """Takes the records that came, at most the drain budget. Never raises."""
+        """Takes the records that came, at most the drain budget. Never raises, but for what stops the loop."""
         channel = self.channel
         if not self._peer_is_gone:  # what it left came at once, and its blocks do not come home any more
             self._borrowed.begin_dispatch(self._chunks)
@@ -137,12 +137,20 @@ class Session:
         except Exception as error:  # a bug of ours must not stop the poller, which serves other sessions too
             log.exception("the session with %s failed", self.peer)
             self.cut(ProtocolError(f"the session failed: {type(error).__name__}: {error}"))
+        except BaseException:  # it stops the loop, which may run again: the ring for this turn was the only one
+            self._loop.call_soon(self._finish_turn)
+            raise
         outgoing = self.outgoing
         if outgoing is not None:
             if outgoing.waiters:
                 outgoing.admit()
             if self.draining:
                 self._end_if_drained(outgoing)
+
+    def _finish_turn(self) -> None:
+        """Does what is left of a turn that stopped the loop."""
+        if not self.ended:
+            self.on_records()
 
     def on_rung(self) -> None:
         """The doorbell rang: there are records, or room for those that waited."""
