@@ -94,10 +94,8 @@ LARGER: Final = {
     "4 records, taken 2 at a time": scene(4, ring=2, budget=2),
     "3 records, each may be announced": scene(3, ring=4, announces=True),
     "2 records, announced, with a ring of one": scene(2, ring=1, announces=True),
-    "4 records through a ring of one": scene(4, ring=1),
     "2 blocks for 2 records": scene(2, ring=2, returns="home", blocks=2),
     "1 block for 2 records": scene(2, ring=2, returns="home"),
-    "2 blocks released by a thread": scene(2, ring=2, returns="thread", blocks=2),
     "both send": Scene(Plan(sends=2, gets=1), Plan(sends=1, gets=2)),
     "a reply, and memory wanted back": scene(1, ring=1, returns="reply"),
 }
