@@ -1,6 +1,8 @@
 # Everything happens in .venv, which the first command that needs it makes.
 #   make demo      the example services as real processes, with a table at the end
 #   make test      the test suite
+#   make mutants   removes guards one by one, and sees tests fail
+#   make proof     all that takes minutes, and the table of docs/proof.md
 #   make lint      ruff, mypy, basedpyright
 #   make bench     the benchmark, beside its rivals
 #   make docs      the documentation, into docs/_build
@@ -9,7 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard shmrpc/_native/*.[ch]) setup.py pyproject.toml
 
-.PHONY: demo test lint bench docs clean
+PROOF := build/proof
+
+.PHONY: demo test mutants proof lint bench docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +29,14 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+mutants: $(VENV)/.installed-test
+	$(BIN)/python tests/mutants/run.py --figures $(PROOF)/mutants.json
+
+proof: mutants
+	$(BIN)/python -m pytest --long --figures $(PROOF)/tests.json
+	$(BIN)/python tests/load/soak.py --seconds 600 --figures $(PROOF)/soak.json
+	$(BIN)/python tests/figures.py docs/proof.md $(PROOF)/*.json
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 from figures import Figures
-from kills_common import Baseline, all_home, count, epochs, kills_wanted, load_stub, run_in, seeded
-from load_actors import Load
+from kills_common import Baseline, all_home, count, epochs, kills_wanted, run_in, seeded
+from load_actors import Load, load_stub
 from load_api import Work
 from load_journal import JournalReader
 from load_ledger import Ledger

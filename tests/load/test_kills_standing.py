@@ -6,8 +6,8 @@ import signal
 import time
 
 from figures import Figures
-from kills_common import all_home, count, load_stub, seeded
-from load_actors import Load
+from kills_common import all_home, count, seeded
+from load_actors import Load, load_stub
 from load_api import Worker
 from load_journal import JournalReader, journal
 from load_ledger import Kind, Ledger, Outcome, settle_journals

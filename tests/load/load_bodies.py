@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -34,13 +35,17 @@ def warm_up() -> None:
 async def serve(
     at: str, journal: str, fd: int | None = None, listening: str = "", signals: bool = False, **settings: Any
 ) -> None:
-    """A server of the load. `listening` is a file that gets the time right before it does, in nanoseconds."""
+    """A server of the load, which drains on SIGTERM. `listening` is a file that gets the time right before it does, in
+    nanoseconds."""
     if signals:
         handle_many()
     worker = Worker(Journal(journal))
     worker.server = server = shmrpc.Server(worker, at=at, fd=fd, **settings)
     if listening:
         server._before_listening = lambda: write_time(listening)
+    draining: list[asyncio.Task[bool]] = []
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: draining.append(loop.create_task(server.drain())))
     async with server:
         await server.wait_closed()
 

@@ -8,10 +8,10 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from load_api import Bytes, Work, checksum, fill, filled, is_filled
+from load_api import Answering, Bytes, Work, checksum, fill, filled, is_filled
 from load_ledger import Kind, Ledger, Outcome
 
 import shmrpc
@@ -21,6 +21,10 @@ SIZES: Final = (16, 900, 8_100, 30_000, 100_000, 400_000)
 WEIGHTS: Final = (8, 8, 8, 8, 4, 1)
 RETRY: Final = shmrpc.Retry(attempts=3, backoff=0.001)
 STREAM_SIZES: Final = (64, 5_000, 20_000)
+
+
+PATIENT: Final[dict[str, Any]] = {"wait": 60.0, "reconnect_timeout": 60.0}
+"""For a stub whose server may be away for a while."""
 
 
 class Mismatch(AssertionError):
@@ -301,3 +305,11 @@ class Load:
             return expected == count
 
         await self._call(Kind.FED, call, count * nbytes)
+
+
+@asynccontextmanager
+async def load_stub(path: str, ledger: Ledger, **settings: Any) -> AsyncIterator[Work]:
+    """A stub of the load, whose client answers what the server asks it."""
+    exposed = Answering(lambda number: ledger.returned.update((number,)))
+    async with shmrpc.connect(Work, path, exposes=exposed, **PATIENT, **settings) as work:
+        yield work

@@ -4,8 +4,8 @@ import random
 
 import pytest
 from figures import Figures
-from kills_common import Baseline, all_home, count, epochs, kills_wanted, load_stub, run_in, seeded
-from load_actors import Load
+from kills_common import Baseline, all_home, count, epochs, kills_wanted, run_in, seeded
+from load_actors import Load, load_stub
 from load_api import Worker
 from load_journal import ENDED, JournalReader, journal
 from load_ledger import Ledger, settle_journals

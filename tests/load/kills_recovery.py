@@ -1,6 +1,6 @@
 """How soon calls succeed again after SIGKILL of a server under load and its restart: a command that prints a table.
 
-``python tests/kills/kills_recovery.py [ROUNDS] [ACTORS]``. The time counts from right before the restarted server listens to
+``python tests/load/kills_recovery.py [ROUNDS] [ACTORS]``. The time counts from right before the restarted server listens to
 the end of the first call that succeeds under the same stub. *At once*: it is restarted as soon as it is dead; *later*: after
 a pause, in which the client has backed off. Not a test: figures depend on the machine.
 """
@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from kills_common import load_stub
-from load_actors import Load
+from load_actors import Load, load_stub
 from load_journal import JournalReader
 from load_ledger import Kind, Ledger, Outcome
 from load_processes import Executioner, executioner, processes, until

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from figures import Figures
-from kills_common import PATIENT
+from load_actors import PATIENT
 from load_api import Work
 from load_journal import SIGNALS, JournalReader
 from load_ledger import settle_journals

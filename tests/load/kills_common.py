@@ -4,21 +4,18 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from figures import Figures
-from load_api import Answering, Work
+from load_api import Work
 from load_executioner import LOOPS
 from load_ledger import Ledger
 from load_processes import until
 
 import shmrpc
 from shmrpc.testing.holdings import Held
-
-PATIENT: Final[dict[str, Any]] = {"wait": 60.0, "reconnect_timeout": 60.0}
-"""For a stub whose server may be away for a while."""
 
 
 def kills_wanted(figures: Figures, plain: int, long: int) -> int:
@@ -47,14 +44,6 @@ def run_in(loop: str, main: Coroutine[Any, Any, None]) -> None:
     """Runs a test in an event loop of a kind."""
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(main)
-
-
-@asynccontextmanager
-async def load_stub(path: str, ledger: Ledger, **settings: Any) -> AsyncIterator[Work]:
-    """A stub of the load, whose client answers what the server asks it."""
-    exposed = Answering(lambda number: ledger.returned.update((number,)))
-    async with shmrpc.connect(Work, path, exposes=exposed, **PATIENT, **settings) as work:
-        yield work
 
 
 def count(figures: Figures, *ledgers: Ledger) -> None:
