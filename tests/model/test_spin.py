@@ -109,6 +109,7 @@ def test_spin_finds_nothing_in_the_protocol(name: str, tmp_path: Path, figures: 
     figures.add("states explored", verdict.states)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LARGER)
 def test_spin_finds_nothing_in_more_of_the_protocol(name: str, tmp_path: Path, figures: Figures) -> None:
     only_long(figures)
