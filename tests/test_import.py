@@ -38,7 +38,8 @@ LAYERS = (
     "local_flows",
     "local_call",
     # how calls travel between two processes of a host
-    "shm shm.disposal shm.layout shm.protocol shm.deadlines shm.address",
+    "shm shm.disposal",
+    "shm.layout shm.protocol shm.deadlines shm.address",
     "shm.segment shm.doorbell shm.slab shm.liveness shm.envelope",
     "shm.ring shm.frames shm.folders",
     "shm.arena",

@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from shmrpc.errors import BadAddress, ConnectFailed
+from shmrpc.shm import disposal
 
 MAX_PATH_BYTES = 107
 """sizeof(sockaddr_un.sun_path) on Linux, less the terminating zero."""
@@ -103,7 +104,7 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
             probe = None
         else:
             if probe is not None:
-                probe.close()
+                disposal.put_away_socket(probe)
             raise BadAddress(f"cannot serve at {path}: a server listens there already")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     temporary = f"{path}.{os.getpid()}.new"

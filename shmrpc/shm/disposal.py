@@ -21,7 +21,7 @@ from typing import Final
 THREAD: Final = "shmrpc closing"
 """The name of the threads."""
 MOST: Final = 256
-"""As many threads at once are signs of an attack: a server accepts no more connections until one has ended."""
+"""As many threads at once are signs of an attack: there are no more connections until one has ended."""
 
 _EVENTFD: Final = "anon_inode:[eventfd]"
 _NO_LINGERING: Final = struct.pack("ii", 0, 0)  # struct linger
@@ -47,8 +47,9 @@ def _target_without_proc(fd: int) -> str:
     try:
         os.write(fd, bytes(7))
     except OSError as error:
-        if error.errno == errno.EINVAL and os.write(fd, bytes(8)) == 8:
-            return _EVENTFD
+        with contextlib.suppress(OSError):  # a pidfd takes nothing at all
+            if error.errno == errno.EINVAL and os.write(fd, bytes(8)) == 8:
+                return _EVENTFD
     return "an object without a name"
 
 
@@ -72,7 +73,13 @@ def seals_of(fd: int) -> int | None:
 
 
 def _cannot_wait(fd: int) -> bool:
-    return seals_of(fd) is not None or is_pipe(fd) or is_eventfd(fd)
+    if seals_of(fd) is not None:
+        return True
+    try:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # without /proc only a question could tell, and that may wait too
+        return False
+    return target == _EVENTFD or target.startswith("pipe:[")
 
 
 def put_away(fd: int) -> None:
@@ -134,4 +141,8 @@ def _in_a_thread(close: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=run, name=THREAD, daemon=True)
     _closing.add(thread)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # there can be no more threads: rather wait than lose an fd
+        _closing.discard(thread)
+        close()

@@ -146,6 +146,8 @@ class Meeting:
 
     async def _connect(self) -> Any:
         self._check_folders()
+        if disposal.closing() >= disposal.MOST:
+            raise ConnectFailed(f"no connection to {self.path} is made: what peers sent takes long to close")
         until_ns = monotonic_ns() + int(self._settings.handshake_timeout * 1e9)
         while (sock := address.connect(self.path)) is None:
             if monotonic_ns() > until_ns:

@@ -7,14 +7,18 @@ is received, or left unread in a socket, or hidden in another socket.
 import array
 import asyncio
 import os
+import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from buffer_api import MIB
 from buffer_stage import Open, attach, stages
+from closings import closings_over
 from hostile_halves import Refuse, both, declares, doorbell, segment, sends, victims
 from hostile_slowness import Lingering, SlowFolder, hidden_in_a_socket, slow_folder
 from hostile_stage import Open as OpenStage
@@ -24,7 +28,7 @@ from life_waiting import until
 from raw_peer import RawClient, RawServer, frame_of, hung_up, raw_listener, receive_frame, send_with_fds
 
 import shmrpc
-from shmrpc.shm import disposal
+from shmrpc.shm import address, disposal
 
 pytestmark = pytest.mark.counted("bad inputs tried")
 
@@ -179,21 +183,66 @@ async def test_nobody_waits_for_what_those_have_sent_who_were_not_accepted_yet(p
 async def test_a_server_that_has_too_much_to_close_accepts_nobody_until_it_is_closed(
     path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def call() -> int:
-        async with shmrpc.connect(Life, path) as life:
-            return await life.add(1)
-
     with slow() as made:
         async with bystander(path), RawClient(path) as peer:
             monkeypatch.setattr(disposal, "MOST", 1)
             peer.sock.send(b"no handshake")
             made.send_over(peer.sock)
             await until(disposal.closing, "the socket to be closed")
-            calling = asyncio.ensure_future(call())
-            await until(lambda: "what peers sent takes long to close" in caplog.text, "the server to refuse")
-            assert not calling.done()
+            async with RawClient(path) as late:
+                asking = asyncio.ensure_future(late.ask())
+                await until(lambda: "what peers sent takes long to close" in caplog.text, "the server to refuse")
+                assert not asking.done()
+                made.must_not_be_waited_for()
+                assert (await asking)["type"] == "welcome"
+
+
+async def test_a_client_that_has_too_much_to_close_connects_to_nobody(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shmrpc.Server(Keeper(), at=path) as server:
+        monkeypatch.setattr(disposal, "MOST", 0)
+        with pytest.raises(shmrpc.ConnectFailed, match="what peers sent takes long to close"):
+            async with shmrpc.connect(Life, path):
+                raise AssertionError("connected")
+        assert server.connections == 0
+
+
+def test_nobody_waits_for_what_a_server_has_sent_whose_address_is_wanted(path: str) -> None:
+    """Whether somebody listens there is found out by connecting."""
+    with slow() as made, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                made.send_over(sock)
+                probed.wait(20)
+
+        probed = threading.Event()
+        with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(1) as threads:
+            connect = address.connect
+
+            def connect_and_wait(path: str) -> Any:
+                sock = connect(path)
+                assert sock is not None
+                until_readable(sock)
+                return sock
+
+            patched.setattr(address, "connect", connect_and_wait)
+            serving = threads.submit(serve)
+            with pytest.raises(shmrpc.BadAddress, match="a server listens there already"):
+                address.listen(path, 0o600, 1)
             made.must_not_be_waited_for()
-            assert await calling == 2
+            probed.set()
+            serving.result()
+        closings_over()
+
+
+def until_readable(sock: socket.socket) -> None:
+    """Waits for what comes, and leaves it there."""
+    select.select([sock], [], [], 20)
 
 
 # Files that are slow to be asked about

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,32 @@ def test_threads_are_counted_until_they_have_ended() -> None:
     closings_over()
     assert disposal.closing() == 0
     os.close(far)
+
+
+def test_where_no_thread_can_be_had_it_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    fd = os.pidfd_open(os.getpid())
+    disposal.put_away(fd)
+    assert not is_open(fd)
+    assert disposal.closing() == 0
+
+
+def test_without_proc_an_eventfd_and_a_pipe_are_known_by_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    def readlink(path: str) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    kinds = {"eventfd": os.eventfd(0), "pipe": writing_end(), "memfd": os.memfd_create("x"), "pidfd": os.pidfd_open(1)}
+    assert [kind for kind, fd in kinds.items() if disposal.is_eventfd(fd)] == ["eventfd"]
+    assert [kind for kind, fd in kinds.items() if disposal.is_pipe(fd)] == ["pipe"]
+    for fd in kinds.values():
+        disposal.put_away(fd)  # in threads, but for the memfd
+    closings_over()
+    monkeypatch.undo()
+    assert not any(map(is_open, kinds.values()))
 
 
 def test_an_fd_that_is_not_open_is_an_error_of_the_system() -> None:
