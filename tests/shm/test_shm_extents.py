@@ -127,6 +127,21 @@ async def test_what_dies_after_the_connection_takes_its_memory_along_at_once(pat
             gc.enable()
 
 
+async def test_so_does_an_array_whose_extent_was_still_on_its_way_when_the_connection_ended(path: str) -> None:
+    async with shmrpc.Server(Holder(), at=path):
+        async with shmrpc.connect(Buffers, path) as stub:
+            array = shmrpc.empty(5 * MIB, np.uint8, to=stub)
+            await asyncio.sleep(0)  # its thread begins
+        assert extents_mapped() == [5 * MIB]
+        gc.disable()
+        try:
+            array[:1].copy()
+            del array
+            assert extents_mapped(collect=False) == []
+        finally:
+            gc.enable()
+
+
 @pytest.mark.parametrize("method", ["born", "given", "kept"])
 async def test_so_does_what_lies_in_a_base_segment(path: str, method: str) -> None:
     holder = Holder()

@@ -66,7 +66,9 @@ class Peers(RuleBasedStateMachine):
     count: ClassVar[int] = 0
     """Steps of all examples."""
     kills: ClassVar[int] = 0
+    """Servers that were killed, of the examples that ended well."""
     calls: ClassVar[int] = 0
+    """The same of calls that were judged."""
     preludes: ClassVar[tuple[Callable[[Example], None], ...]] = ()
     """What happens before anything is chosen."""
     caught: ClassVar[list[str]] = []
@@ -109,8 +111,8 @@ class Peers(RuleBasedStateMachine):
             if not self.failed:
                 with self.telling():
                     self.scene.finish(self.ending)
-                    Peers.kills += self.scene.kills
-                    Peers.calls += len(self.scene.ended)
+                    type(self).kills += self.scene.kills
+                    type(self).calls += len(self.scene.ended)
         finally:
             if self.failed:
                 self.scene.give_up()

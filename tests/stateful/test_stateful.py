@@ -45,6 +45,10 @@ def test_whatever_happens_in_whatever_order_nothing_is_lost_and_nothing_is_done_
     chosen = machine_settings(250, derandomize=False) if figures.long else machine_settings(30, derandomize=True)
     run_state_machine_as_test(Machine, settings=chosen)
     figures.add("stateful steps", Machine.count)
+    figures.add("kills survived", Machine.kills)
+    figures.add("calls checked", Machine.calls)
+    for what in ("calls lost", "blocks lost", "fds lost"):
+        figures.add(what, 0)  # each would have failed its example
 
 
 @pytest.mark.parametrize("name", MUTANTS)
