@@ -7,6 +7,7 @@ hundreds of them. The fork happens before there is any connection.
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -86,6 +87,10 @@ class Child:
     def _on_gone(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self._pidfd)
         self._reap()
+
+    def wait_dead(self) -> None:
+        """Returns when it is dead; the event loop stands still meanwhile."""
+        assert select.select([self._pidfd], [], [], PATIENCE)[0]
 
     def end(self) -> None:
         """Kills it, if it still runs."""

@@ -125,6 +125,9 @@ _CLIENT: Final[tuple[_Row, ...]] = (
     ("handshake", "calls", "shm.handshake:as_client", "before after"),
     *(("handshake", "calls", *row) for row in _HANDSHAKE),
     ("handshake", "calls", "shm.link:Link._establish", "after"),
+    ("handshake", "deaf", "shm.address:connect", "after"),
+    ("handshake", "deaf", "shm.handshake:Half.__init__", "after"),
+    ("handshake", "deaf", "shm.frames:send_some", "within after"),
     ("call", "calls", "shm.outgoing:OutgoingCalls.start", "before after before*6 after*6"),
     ("call", "calls", "shm.outgoing:OutgoingCalls.try_begin", "before after"),
     ("call", "calls", "shm.outgoing:OutgoingCalls._start_placed", "before after"),
@@ -251,4 +254,5 @@ def cases(points: tuple[Point, ...], *, long: bool) -> list[tuple[Point, Way]]:
     """Every point both ways; or of each few points one, in turn the one way and the other."""
     if long:
         return [(point, way) for point in points for way in WAYS]
-    return [(point, WAYS[index % 2]) for index, point in enumerate(points[::SPREAD])]
+    spread = [point for index, point in enumerate(points) if index % SPREAD == 0 or point.scenario == "deaf"]
+    return [(point, WAYS[index % 2]) for index, point in enumerate(spread)]

@@ -24,7 +24,7 @@ from shmrpc.testing.holdings import Held, left_since
 STATUSES: Final[dict[Way, int]] = {"exit": STATUS, "kill": -9}
 FIRST: Final = {"survivor": 0, "handlers": 50_000, "neighbour": 90_000, "victim": 100_000, "heir": 200_000}
 """The first numbers of calls, by who makes them."""
-AFTERWARDS: Final = {"cut": "calls", "drain": "calls", "leave": "calls"}
+AFTERWARDS: Final = {"cut": "calls", "drain": "calls", "leave": "calls", "deaf": "calls"}
 """What is called after the crash, where that is not the same."""
 
 
@@ -282,6 +282,8 @@ async def _outlive_client(scene: Scene, serving: _Serving, beside: Crash, held: 
         async with AsyncExitStack() as stack:
             child = scene.start("client", who, stack, dies=dies)
             if dies:
+                if scene.point.scenario == "deaf":  # nothing that it says is heard while it lives
+                    child.wait_dead()
                 await scene.check_death(child)
             else:
                 assert await child.ended() == 0, child.log
