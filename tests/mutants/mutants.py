@@ -3,32 +3,15 @@
 `run.py` makes the changes, one by one, in a copy of the tree. A guard that is not in this list is not known to be tested.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """A guard that is taken away."""
-
-    guard: str
-    """What it guards against, in a few words."""
-    file: str
-    """Under the root of the project."""
-    old: str
-    """The guard: occurs once in the file."""
-    new: str
-    """What stands there without it."""
-    test: str
-    """What fails then: a file of tests, or one of its tests, as pytest names it."""
-
-    @property
-    def native(self) -> bool:
-        """Whether the extension must be built again; the programs of ``tests/native`` are built by their tests."""
-        return self.file.startswith("shmrpc/_native") and not self.test.startswith("tests/native")
-
+from meeting_mutants import MEETING
+from mutant import Mutant
+from native_mutants import NATIVE
 
 MUTANTS: Final = (
+    *NATIVE,
+    *MEETING,
     Mutant(
         "closing a server waits for threads of connections that ended",
         "shmrpc/shm/listener.py",

@@ -21,7 +21,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from mutants import MUTANTS, Mutant
+from mutant import Mutant
+from mutants import MUTANTS
 
 ROOT: Final = Path(__file__).parents[2]
 NEEDED: Final = ("shmrpc", "tests", "examples", "docs", "pyproject.toml", "setup.py", "README.md", "CONTRIBUTING.md")

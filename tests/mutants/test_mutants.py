@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, Mutant
+from mutant import Mutant
+from mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 
