@@ -119,5 +119,12 @@ NO_SEGMENT: Final[dict[str, MakeFd]] = {
     "a memfd that was opened to be read": _read_only,
     "huge pages": _huge,
 }
-NO_EVENTFD: Final[dict[str, MakeFd]] = {**STRANGE, "a memfd": memfd(), "a pipe's writing end": pipe_end(1)}
-NO_PIPE: Final[dict[str, MakeFd]] = {**STRANGE, "a memfd": memfd(), "an eventfd": eventfd}
+_STRANGEST: Final = ("a folder's path alone", "a file of /proc", "a pipe with a name", "a socket of TCP", "a pidfd")
+_SOME: Final = {name: STRANGE[name] for name in (*_STRANGEST, "a timer", "a userfaultfd", "a terminal")}
+NO_EVENTFD: Final[dict[str, MakeFd]] = {**_SOME, "a memfd": memfd(), "a pipe's writing end": pipe_end(1)}
+NO_PIPE: Final[dict[str, MakeFd]] = {
+    **_SOME,
+    "a pipe's reading end": pipe_end(0),
+    "a memfd": memfd(),
+    "an eventfd": eventfd,
+}
