@@ -45,7 +45,11 @@ class Scene:
         self.stack: Final = ExitStack()
         self.narrow: Final = narrow
         self.folder: Final = self.stack.enter_context(short_folder())
-        self.settings: Final[dict[str, Any]] = {"doorbell": doorbell, **(NARROW if narrow else {})}
+        self.settings: Final[dict[str, Any]] = {
+            "doorbell": doorbell,
+            "handshake_timeout": 4 * PATIENCE,  # the client stands still between two steps, however long they take
+            **(NARROW if narrow else {}),
+        }
         plan: dict[str, Any] = {"loop": server_loop, "settings": dict(self.settings), "mutant": mutant}
         if narrow:
             plan["settings"]["geometry"] = NARROW_GEOMETRY

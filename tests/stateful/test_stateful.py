@@ -35,6 +35,7 @@ def machine_settings(examples: int, *, derandomize: bool) -> settings:
     )
 
 
+@pytest.mark.timeout(900)
 def test_whatever_happens_in_whatever_order_nothing_is_lost_and_nothing_is_done_twice(
     zygote: Zygote, figures: Figures
 ) -> None:
