@@ -138,6 +138,8 @@ class Place:
         self.path: Final = str(folder / f"{name}.sock")
         self.current: Server | None = None
         self.draining: Final[list[Server]] = []
+        self._letting_go = False
+        """Whether what is at the path is a draining server's, which removes it."""
         self._zygote = zygote
         self._plan = {**plan, "at": self.path, "journal": str(folder / f"{name}.journal")}
         self._plan["log"] = str(folder / f"{name}.log")
@@ -162,11 +164,12 @@ class Place:
         if os.path.exists(self.path):
             os.unlink(self.path)
         self.current = Server(self._zygote, self._plan)
+        self._letting_go = False
 
     def start_after(self) -> None:
         """The same, when the one before has let go of the path."""
         until = time.monotonic() + PATIENCE
-        while os.path.exists(self.path) and self.draining:
+        while self._letting_go and os.path.exists(self.path):
             assert time.monotonic() < until, f"a draining server still has {self.path}"
             time.sleep(0.0005)
         self.start()
@@ -182,6 +185,7 @@ class Place:
         assert self.current is not None
         server, self.current = self.current, None
         server.terminate()
+        self._letting_go = True
         self.draining.append(server)
 
     def check_log(self, allowed: tuple[str, ...]) -> None:
