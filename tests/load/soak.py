@@ -41,8 +41,9 @@ WARM_UP_ROUNDS: Final = 2
 """Rounds after which what a process holds is what it holds from then on."""
 ACTORS: Final = 8
 """Of each stub."""
-SMALL_CALLS: Final = 2000
-"""Made one after the other after each round, to see how long one takes."""
+WAVES: Final = 200
+IN_FLIGHT: Final = 64
+"""So many small calls at once, so many times after each round, to see how long one takes: neither side sleeps meanwhile."""
 MEMORY_GROWTH: Final = 8 << 20
 """Bytes by which resident memory may differ between the thirds: an allocator's arenas come and go."""
 LATENCY_GROWTH: Final = 2.0
@@ -59,7 +60,7 @@ class Sample:
     resident: tuple[int, int]
     """Bytes."""
     latency: float
-    """The median of small calls, microseconds."""
+    """The median of small calls, many of which are in flight, microseconds."""
 
 
 @dataclass
@@ -207,10 +208,10 @@ class Soak:
         # One segment of each side for each connection, once idle extents are given back and what ended is gone.
         await until(lambda: mappings("self") == 2 * len(self._stubs) and mappings(pid) == 2, "extents to be given back")
         took = []
-        for _ in range(SMALL_CALLS):
+        for _ in range(WAVES):
             began = time.perf_counter()
-            await steady.where()
-            took.append(time.perf_counter() - began)
+            await asyncio.gather(*(steady.where() for _ in range(IN_FLIGHT)))
+            took.append((time.perf_counter() - began) / IN_FLIGHT)
         if number >= WARM_UP_ROUNDS:
             fds = fds_of("self"), fds_of(pid)
             if self._fds not in (None, fds):

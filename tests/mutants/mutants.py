@@ -5,13 +5,19 @@
 
 from typing import Final
 
+from kill_mutants import KILLS
 from meeting_mutants import MEETING
 from mutant import Mutant
 from native_mutants import NATIVE
+from resource_mutants import RESOURCES
+from wake_mutants import WAKE
 
 MUTANTS: Final = (
     *NATIVE,
+    *WAKE,
     *MEETING,
+    *KILLS,
+    *RESOURCES,
     Mutant(
         "closing a server waits for threads of connections that ended",
         "shmrpc/shm/listener.py",
