@@ -28,6 +28,7 @@ def _says(said: bytes, fds: int = 0) -> Act:
 
 
 _DETACH = frame_of({"type": "detach", "extent": 1})
+_SKIPPED = b"\x83\xa4type\xa6detach\xa6extent\1\xa1x" + b"\x91" * 4000 + b"\1"
 _ATTACH = frame_of({"type": "attach", "extent": 1, "nbytes": MIB, "kind": "memfd"})
 
 
@@ -49,6 +50,7 @@ _ATTACH = frame_of({"type": "attach", "extent": 1, "nbytes": MIB, "kind": "memfd
         case("no body", _says(head(0)), "control message cannot be understood"),
         case("noise", _says(head(4) + b"\xc1\xc1\xc1\xc1"), "control message cannot be understood"),
         case("a tower", _says(head(4000) + b"\x91" * 4000), "control message cannot be understood"),
+        case("a tower that is skipped", _says(head(len(_SKIPPED)) + _SKIPPED), "control message cannot be understood"),
         case("a number", _says(frame_of(7)), "control message cannot be understood"),  # type: ignore[arg-type]
         case("an extent of words", _says(frame_of({"type": "detach", "extent": "one"})), "cannot be understood"),
         case("a good frame, and nonsense", _says(_DETACH + b"GET / HTTP"), "detached extent 1, which is not attached"),
