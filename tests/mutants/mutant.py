@@ -17,6 +17,8 @@ class Mutant:
     """What stands there without it."""
     test: str
     """What fails then: a file of tests, or one of its tests, as pytest names it."""
+    words: str = ""
+    """Of a file, only the tests that these words choose (``-k``)."""
 
     @property
     def native(self) -> bool:

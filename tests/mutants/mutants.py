@@ -5,6 +5,8 @@
 
 from typing import Final
 
+from crash_mutants import CRASHES
+from hostile_mutants import HOSTILE
 from kill_mutants import KILLS
 from meeting_mutants import MEETING
 from mutant import Mutant
@@ -16,7 +18,9 @@ MUTANTS: Final = (
     *NATIVE,
     *WAKE,
     *MEETING,
+    *HOSTILE,
     *KILLS,
+    *CRASHES,
     *RESOURCES,
     Mutant(
         "closing a server waits for threads of connections that ended",

@@ -94,7 +94,7 @@ def judge(copy: Copy, mutant: Mutant) -> str:
     """What is wrong with a mutant; empty if its test fails as it must."""
     try:
         with copy.without(mutant):
-            status, output = copy.test(mutant.test)
+            status, output = copy.test(mutant.test, "-k", mutant.words)
     except ValueError as error:
         return str(error)
     if status == TESTS_FAILED:

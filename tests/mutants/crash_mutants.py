@@ -1,0 +1,78 @@
+"""The guards of what is left when one side dies at a certain step."""
+
+from typing import Final
+
+from mutant import Mutant
+
+CRASHES: Final = (
+    Mutant(
+        "a control socket that fails is no hang-up",
+        "shmrpc/shm/control.py",
+        "if not isinstance(error, ConnectionError):  # the",
+        "if False:  # the",
+        "tests/shm/test_control_sending.py",
+    ),
+    Mutant(
+        "who breaks a connection takes nothing more first",
+        "shmrpc/shm/control.py",
+        "self._loop.call_soon(self._break_off)",
+        "self._sock.shutdown(socket.SHUT_RDWR)",
+        "tests/shm/test_control.py",
+    ),
+    Mutant(
+        "a closed segment goes with its last view",
+        "shmrpc/shm/segment.py",
+        "        self.mapping = CLOSED\n",
+        "",
+        "tests/shm/test_segment.py",
+    ),
+    Mutant(
+        "closed regions go with their last view",
+        "shmrpc/shm/arena.py",
+        "            region.mapping = CLOSED\n",
+        "",
+        "tests/shm/test_extents_end.py",
+    ),
+    Mutant(
+        "a timer of the lender keeps no call's context",
+        "shmrpc/shm/lending.py",
+        "self._tidy, context=self._context)",
+        "self._tidy)",
+        "tests/shm/test_lending_waits.py",
+    ),
+    Mutant(
+        "a timer of deadlines keeps no call's context",
+        "shmrpc/shm/deadlines.py",
+        "self._fire, context=self._context",
+        "self._fire",
+        "tests/shm/test_deadlines.py",
+    ),
+    Mutant(
+        "an error that is kept collects no tracebacks",
+        "shmrpc/shm/extents.py",
+        "                raise self._ended_anew()\n",
+        "                raise self._ended\n",
+        "tests/shm/test_extents_end.py",
+    ),
+    Mutant(
+        "a process that is watched no more is let go of",
+        "shmrpc/shm/session.py",
+        "            self._watch.close()\n",
+        "            self._watch = None\n",
+        "tests/crash/test_crash_server.py",
+    ),
+    Mutant(
+        "a call that is refused for idempotency is not made again after a crash",
+        "shmrpc/shm/calling.py",
+        "if not method.policy.idempotent or options.retry",
+        "if options.retry",
+        "tests/crash/test_crash_server.py",
+    ),
+    Mutant(
+        "a client that could not finish its handshake lets go of all",
+        "shmrpc/shm/handshake.py",
+        "    except BaseException:\n        mine.close()\n        raise\n    finally:",
+        "    finally:",
+        "tests/crash/test_crash_server.py",
+    ),
+)
