@@ -77,13 +77,6 @@ HOSTILE: Final = (
         "tests/hostile/test_hostile_fd_kinds.py",
     ),
     Mutant(
-        "a version that is not spoken",
-        "shmrpc/shm/handshake.py",
-        "    if not low <= VERSION <= high:",
-        "    if False:",
-        "tests/hostile/test_hostile_magic.py",
-    ),
-    Mutant(
         "magic",
         "shmrpc/shm/frames.py",
         "            if magic != _MAGIC:",

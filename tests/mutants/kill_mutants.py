@@ -110,4 +110,33 @@ KILLS: Final = (
         "        pass\n",
         "tests/load/test_kills_forks.py::test_a_child_that_outlives_its_server_hides_no_death[forked by Python]",
     ),
+    Mutant(
+        "closing a stub in a forked child ends nothing",
+        "shmrpc/shm/link.py",
+        "        if self.forked:\n            return\n",
+        "",
+        "tests/shm/test_shm_misuse.py::test_closing_a_stub_in_a_forked_child_ends_nothing_and_waits_for_nothing",
+    ),
+    Mutant(
+        "a deadline ended a call also where the timer fires a little early",
+        "shmrpc/shm/link.py",
+        "if deadline_ns and waited < reconnect_timeout:",
+        "if deadline_ns and deadline_ns <= monotonic_ns():",
+        "tests/shm/test_shm_reconnect.py",
+        words="a_little_early",
+    ),
+    Mutant(
+        "a handshake that is given up hangs up",
+        "shmrpc/shm/disposal.py",
+        "        sock.shutdown(socket.SHUT_RDWR)  # nothing more can come\n",
+        "",
+        "tests/shm/test_shm_handshake_fork.py",
+    ),
+    Mutant(
+        "a forked child does not hang up for its parent",
+        "shmrpc/shm/disposal.py",
+        "if owner_pid not in (None, os.getpid()):",
+        "if False:",
+        "tests/shm/test_shm_handshake_fork.py",
+    ),
 )

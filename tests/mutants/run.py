@@ -1,6 +1,6 @@
 """Removes the guards of `mutants.py` one by one, each in a copy of the tree, and sees the test that is named there fail.
 
-    python tests/mutants/run.py [--figures FILE] [WORD …]
+    python tests/mutants/run.py [--figures FILE] [--every N] [WORD …]
 
 Takes those whose guard, file or test contains one of the words, else all. Says which survived; exit status 1 if any did,
 or if a test fails though no guard is missing.
@@ -104,13 +104,13 @@ def judge(copy: Copy, mutant: Mutant) -> str:
     return f"{mutant.test} could not run: {output[-2000:]}"
 
 
-def main(words: Iterable[str], figures: Path | None) -> int:
+def main(words: Iterable[str], every: int, figures: Path | None) -> int:
     """Runs them, two at a time."""
     chosen = [
         mutant
         for mutant in MUTANTS
         if not words or any(word in f"{mutant.guard} {mutant.file} {mutant.test}" for word in words)
-    ]
+    ][::every]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copies: SimpleQueue[Copy] = SimpleQueue()
@@ -151,5 +151,6 @@ if __name__ == "__main__":
         "words", nargs="*", metavar="WORD", help="take only those whose guard, file or test contains one"
     )
     parser.add_argument("--figures", type=Path, metavar="FILE", help="write the counts to this file")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take one of N only")
     options = parser.parse_args()
-    sys.exit(main(options.words, options.figures))
+    sys.exit(main(options.words, options.every, options.figures))
