@@ -15,7 +15,7 @@ from typing import Any, Final
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds after which something that must happen did not."""
 
 

@@ -205,6 +205,8 @@ class Soak:
         gc.collect()
         for stub in self._stubs.values():
             await until(lambda stub=stub: not shmrpc.leases(stub), "all memory to come home")
+        while await steady.out():  # noqa: ASYNC110  # the server's follow
+            await asyncio.sleep(0.001)
         # One segment of each side for each connection, once idle extents are given back and what ended is gone.
         await until(lambda: mappings("self") == 2 * len(self._stubs) and mappings(pid) == 2, "extents to be given back")
         took = []
