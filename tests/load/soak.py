@@ -265,6 +265,7 @@ def main() -> int:
     soaked.judge()
     print(soaked.table())
     if options.figures is not None:
+        options.figures.parent.mkdir(parents=True, exist_ok=True)
         options.figures.write_text(json.dumps({**soaked.counts(), "soak seconds": int(options.seconds)}))
     return 1 if soaked.wrong else 0
 
