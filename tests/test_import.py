@@ -92,6 +92,8 @@ CONFINED = {
         {"call_soon", "call_soon_threadsafe"},
         {
             "shm.poller",
+            "shm.session",
+            "shm.control",
             "shm.outgoing",
             "shm.incoming",
             "shm.lending",
