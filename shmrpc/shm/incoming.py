@@ -292,6 +292,7 @@ class IncomingCalls:
 
         def check_started(task: "asyncio.Task[None]") -> None:
             if task.cancelled():  # before its first step: it ran none of its code
+                call.task = None  # which keeps its cancellation, whose traceback keeps the answer
                 self._end_refused(call, _status_of_cancellation(call))
 
         call.task.add_done_callback(check_started)

@@ -139,4 +139,11 @@ KILLS: Final = (
         "if False:",
         "tests/shm/test_shm_handshake_fork.py",
     ),
+    Mutant(
+        "an answer that is cancelled before it waits is let go of",
+        "shmrpc/shm/incoming.py",
+        "                call.task = None  # which keeps its cancellation, whose traceback keeps the answer\n",
+        "",
+        "tests/shm/test_shm_extents_end.py",
+    ),
 )

@@ -1,6 +1,7 @@
-"""Extents that a thread still makes when their connection has gone: closing waits for it, and nothing is left."""
+"""What waits for an extent when its connection goes, or its caller: closing waits for the thread, and nothing is left."""
 
 import asyncio
+import gc
 
 import pytest
 from buffer_api import MIB, Buffers, Holder, client_playing, numbered, serving
@@ -38,7 +39,7 @@ async def test_a_server_is_closed_when_the_last_extent_for_a_client_that_died_is
 
 async def test_a_stub_is_closed_when_the_last_extent_for_a_server_that_died_is_done(path: str, gate: Gate) -> None:
     with serving(path) as server:
-        connection = shmrpc.connect(Buffers, path)
+        connection = shmrpc.connect(Buffers, path, reconnect_timeout=0.05)
         stub = await connection.__aenter__()
         call = asyncio.ensure_future(stub.checksum(numbered(MIB)))
         await reached(gate)
@@ -46,3 +47,19 @@ async def test_a_stub_is_closed_when_the_last_extent_for_a_server_that_died_is_d
         with pytest.raises(shmrpc.Unavailable):
             await call
         await ends_with_the_thread(asyncio.create_task(connection.__aexit__(None, None, None)), gate)
+
+
+async def test_an_answer_that_is_cancelled_before_it_waits_for_its_extent_goes_at_once(path: str, gate: Gate) -> None:
+    async with shmrpc.Server(Holder(), at=path) as server, shmrpc.connect(Buffers, path) as stub:
+        assert await stub.small(1) == 1
+        gc.collect()
+        gc.disable()
+        try:
+            call = asyncio.ensure_future(stub.give_born(MIB, 7))
+            await asyncio.sleep(0)  # it is sent; the server takes it in the same turn as its cancellation
+            call.cancel()
+            await reached(gate)
+            await until(lambda: not shmrpc.leases(server), "the answer to go, without a garbage collection")
+        finally:
+            gc.enable()
+            gate.opened.set()
