@@ -25,12 +25,10 @@ from raw_channel import (
     IN_BLOCK,
     REPLY,
     REQUEST,
-    SEALS,
     Geometry,
     RawChannel,
     Record,
     Reference,
-    make_memfd,
     references_of,
 )
 from raw_peer import Half, RawClient, RawServer, frame_of, hung_up, raw_listener, send_with_fds
@@ -61,11 +59,6 @@ def array_body(
 def array_ext(nbytes: int, **how: Any) -> Ext:
     """The same as an extension."""
     return Ext(BUFFER, array_body(nbytes, **how))
-
-
-def extent(nbytes: int, *, declared: int | None = None, seals: int = SEALS, sparse: bool = False) -> int:
-    """The fd of a memfd that an extent could be."""
-    return make_memfd(DEFAULT, size=nbytes, seals=seals, sparse=sparse, header=b"")
 
 
 class Stage(Protocol):

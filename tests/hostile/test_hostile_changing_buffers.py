@@ -9,10 +9,10 @@ import threading
 
 import pytest
 from buffer_api import KIB, MIB
-from buffer_stage import MINE, Open, Stage, array_ext, attach, extent, stages
+from buffer_stage import MINE, Open, Stage, array_ext, attach, stages
 from hostile_stage import against_server, encode
 from life_waiting import PATIENCE
-from raw_channel import FAILURE, REPLY, RING, SEALS, sealed, table_of
+from raw_channel import FAILURE, REPLY, RING, SEALS, extent, sealed, table_of
 
 pytestmark = pytest.mark.counted("bad inputs tried")
 

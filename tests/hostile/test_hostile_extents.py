@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from buffer_api import KIB, MIB, extents_mapped
-from buffer_stage import MINE, Open, Stage, against_server, array_ext, attach, control, extent, stages
+from buffer_stage import MINE, Open, Stage, against_server, array_ext, attach, control, stages
 from hostile_stage import case, encode
-from raw_channel import SEALS, table_of
+from raw_channel import SEALS, extent, table_of
 
 Act = Callable[[Stage], None]
 

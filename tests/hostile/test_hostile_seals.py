@@ -4,9 +4,9 @@ import os
 
 import pytest
 from buffer_api import MIB
-from buffer_stage import Open, attach, extent, stages
+from buffer_stage import Open, attach, stages
 from hostile_halves import Refuse, Spoil, case, doorbell, memfd, sends, victims
-from raw_channel import SEALS
+from raw_channel import SEALS, extent
 
 pytestmark = pytest.mark.counted("bad inputs tried")
 

@@ -2,9 +2,9 @@
 
 import pytest
 from buffer_api import MIB
-from buffer_stage import Open, attach, extent, stages
+from buffer_stage import Open, attach, stages
 from hostile_halves import Refuse, doorbell, memfd, sends, victims
-from raw_channel import DEFAULT
+from raw_channel import DEFAULT, extent
 
 pytestmark = pytest.mark.counted("bad inputs tried")
 

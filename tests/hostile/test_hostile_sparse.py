@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from buffer_api import MIB
-from buffer_stage import Open, attach, extent, stages
+from buffer_stage import Open, attach, stages
 from hostile_halves import Refuse, Spoil, case, doorbell, memfd, sends, victims
-from raw_channel import DEFAULT, SEALS, sealed
+from raw_channel import DEFAULT, SEALS, extent, sealed
 from raw_peer import Half
 
 pytestmark = pytest.mark.counted("bad inputs tried")

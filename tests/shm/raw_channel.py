@@ -79,6 +79,11 @@ def sealed(fd: int, seals: int) -> int:
     return fd
 
 
+def extent(nbytes: int, *, declared: int | None = None, seals: int = SEALS, sparse: bool = False) -> int:
+    """The fd of a memfd that an extent could be."""
+    return make_memfd(DEFAULT, size=nbytes, seals=seals, sparse=sparse, header=b"")
+
+
 class Record(NamedTuple):
     """One record as it was read from a ring."""
 

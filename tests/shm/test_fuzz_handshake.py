@@ -12,12 +12,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 import pytest
-from buffer_stage import extent
 from figures import Figures
 from fuzz_api import Fuzzed, Fuzzing
 from fuzz_inputs import Changes, encode
 from life_waiting import until
 from native_builds import chosen_seed
+from raw_channel import extent
 from raw_peer import RawClient, RawServer, frame_of, raw_listener, receive_frame, send_with_fds
 
 import shmrpc
