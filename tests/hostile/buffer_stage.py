@@ -29,6 +29,7 @@ from raw_channel import (
     RawChannel,
     Record,
     Reference,
+    extent,
     references_of,
 )
 from raw_peer import Half, RawClient, RawServer, frame_of, hung_up, raw_listener, send_with_fds
