@@ -66,7 +66,7 @@ async def test_a_child_that_outlives_its_server_hides_no_death(
                     child = await work.beget(raw)
                     try:
                         if raw:
-                            assert {"socket", "/memfd", "mapping"} <= set(kinds_kept(child))
+                            assert {"socket", "mapping"} <= set(kinds_kept(child))
                         else:  # of memory, it has what handlers had that were under way
                             assert connected_by(child) == LOOPS_OWN
                         await asyncio.sleep(rng.random() * 0.02)
