@@ -277,8 +277,10 @@ def _drop_pages_behind_the_end(fd: int, size: int, what: str) -> None:
     try:
         os.ftruncate(fd, size)
     except OSError as error:
-        if error.errno != errno.EPERM:  # it has another size, and is sealed
+        if error.errno in (errno.EINVAL, errno.EBADF):
             raise BadSegment(f"the peer's {what} must be open for reading and writing: {error.strerror}") from None
+        if error.errno != errno.EPERM:  # else it has another size, and is sealed
+            raise
 
 
 def _check_seals(fd: int, what: str) -> None:
