@@ -178,7 +178,7 @@ NATIVE: Final = (
         "shmrpc/_native/consumer.c",
         "        if (status == SHM_OK && (Py_ssize_t)length > self->inline_limit)\n            status = SHM_BAD_RECORD;\n",
         "",
-        "tests/shm/test_fuzz_binding.py",
+        "tests/hostile/test_hostile_records.py",
     ),
     Mutant(
         "a record of a kind that has no handler",

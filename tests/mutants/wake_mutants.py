@@ -45,8 +45,8 @@ WAKE: Final = (
     Mutant(
         "the look after arming",
         "shmrpc/_native/consumer.c",
-        "    if (!ready)\n        Py_RETURN_TRUE;\n    shm_sleeper_disarm",
-        "    (void)ready;\n    Py_RETURN_TRUE;\n    shm_sleeper_disarm",
+        "    bool ready = shm_consumer_ready(&self->ring);\n    SHM_STEP(consumer_looked);",
+        "    bool ready = false;\n    SHM_STEP(consumer_looked);",
         "tests/model/test_model_is_the_code.py",
     ),
     Mutant(
