@@ -231,7 +231,7 @@ HOSTILE: Final = (
         "shmrpc/shm/envelope.py",
         "DecodeError: Final = (msgspec.DecodeError, ValueError, RecursionError)",
         "DecodeError: Final = (msgspec.DecodeError, ValueError)",
-        "tests/hostile/test_hostile_envelopes.py",
+        "tests/hostile/test_hostile_metadata.py",
     ),
     Mutant(
         "towers in a control message",
