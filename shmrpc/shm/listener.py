@@ -370,7 +370,7 @@ class Listener:
 
 def _close_if_never_begun(sock: socket.socket, greeting: "asyncio.Task[None]") -> None:
     if greeting.cancelled() and sock.fileno() >= 0:  # before its first step
-        disposal.put_away_socket(sock, os.getpid())
+        disposal.put_away_socket(sock)
 
 
 _live: weakref.WeakSet[Listener] = weakref.WeakSet()
