@@ -26,9 +26,10 @@
 A subclass declared in a contract's module, with its fields as a dataclass, arrives at the caller as itself.
 """
 
+import copy
 import copyreg
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 
 class Code(IntEnum):
@@ -189,6 +190,17 @@ _BY_CODE: Final[dict[Code, type[RpcError]]] = {
         Unavailable,
     )
 }
+
+
+_Error = TypeVar("_Error", bound=RpcError)
+
+
+def anew(error: _Error) -> _Error:
+    """The same error, made again: one that is kept, or raised more than once, must not keep the frames that it passed.
+
+    They, and the callers of them, see the arguments of calls.
+    """
+    return copy.copy(error)
 
 
 def error_for(code: int, message: str) -> RpcError:

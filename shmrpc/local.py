@@ -55,6 +55,16 @@ class Memory(bytearray):
     since_ns = 0
 
 
+def _surely(answer: Received | RpcError) -> Received:
+    """An answer that is no error; to be called where no variable has it, lest the error and its traceback keep each other."""
+    try:
+        if isinstance(answer, RpcError):
+            raise answer
+        return answer
+    finally:
+        del answer
+
+
 class LocalTransport:
     """A `Transport` whose server is an object of this process."""
 
@@ -97,9 +107,7 @@ class LocalTransport:
             self._check(method)
             received = self._receive(packed, method.full_name)
             del packed
-            answer = await self._run(served, deadline_ns, options, received)
-            if isinstance(answer, RpcError):
-                raise answer
+            answer = _surely(await self._run(served, deadline_ns, options, received))
             return method.unpack_result(answer.payload, answer.views)
 
         call.__name__ = method.name
@@ -123,16 +131,7 @@ class LocalTransport:
             return flow, call
 
         async def unary(*args: Any, **kwargs: Any) -> Any:
-            flow, call = start(*begin(args, kwargs), None)
-            try:
-                answer = await self._finish(call)
-            finally:
-                flow.stop_pump()
-                await flow.wait_closed()
-            if flow.error is not None:
-                raise flow.take_error()
-            if isinstance(answer, RpcError):
-                raise answer
+            answer = _surely(await self._finish_stream(*start(*begin(args, kwargs), None)))
             return method.unpack_result(answer.payload, answer.views)
 
         def stream(*args: Any, **kwargs: Any) -> ResultStream:
@@ -266,8 +265,19 @@ class LocalTransport:
             call.give_up(Cancelled(f"{served.full_name} was cancelled"))
             raise
 
+    async def _finish_stream(self, flow: LocalFlow, call: LocalCall) -> Received | RpcError:
+        try:
+            answer = await self._finish(call)
+        finally:
+            flow.stop_pump()
+            await flow.wait_closed()
+        if flow.error is not None:
+            raise flow.take_error()
+        return answer
+
     def _on_end(self, task: "asyncio.Task[None]") -> None:
         call = self._running.pop(task)
+        call.task = None  # whose context has the call
         if call.timer is not None:
             call.timer.cancel()
         error: Received | RpcError | None = None

@@ -65,7 +65,7 @@ class LocalCall:
                 flow.results.inlet.finish(error, at_once=at_once)
             if flow.arguments is not None:
                 cut_off(flow.arguments.inlet, self.method_name)
-            flow.stop_pump()
+            flow.on_end()
 
     def allocate(self, nbytes: int) -> Buffer:
         """Writable memory that is passed without a copy."""

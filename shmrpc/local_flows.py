@@ -102,6 +102,10 @@ class LocalFlow:
     def pump(self, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         """Begins to pass on the caller's stream."""
         self._pump = self._loop.create_task(self._pass_all(source), name=f"shmrpc items {self._name}")
+        self._pump.add_done_callback(self._pump_is_done)
+
+    def _pump_is_done(self, _: "asyncio.Task[None]") -> None:
+        self._pump = None  # else what it was cancelled with, the frames of it and this keep each other, and the items
 
     async def _pass_all(self, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         assert self.arguments is not None
@@ -135,6 +139,11 @@ class LocalFlow:
         """Stops to pass on the caller's stream."""
         if self._pump is not None:
             self._pump.cancel()
+
+    def on_end(self) -> None:
+        """The call has ended: the handler was told, or has returned."""
+        self.give_up = _nothing
+        self.stop_pump()
 
     def abandon(self) -> None:
         """Nobody reads the result any more. Idempotent."""

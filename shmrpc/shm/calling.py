@@ -12,7 +12,7 @@ import msgspec
 
 from shmrpc.buffers import Packed
 from shmrpc.context import CallOptions, running
-from shmrpc.errors import ConnectionLost, InvalidArgument, RpcError, Unavailable, Unimplemented
+from shmrpc.errors import ConnectionLost, InvalidArgument, RpcError, Unavailable, Unimplemented, anew
 from shmrpc.methods import Method
 from shmrpc.retry import ATTEMPTS
 from shmrpc.shm import envelope
@@ -106,7 +106,13 @@ class Calling:
                     calls.abandon(pending)
                     raise
             if answer.__class__ is not bytes:  # quicker than isinstance, and this is the hot path
-                answer = await self._after_error(answer, method, options, len(args), deadline_ns, Packed(payload, []))
+                try:
+                    answer = await self._after_error(
+                        answer, method, options, len(args), deadline_ns, Packed(payload, [])
+                    )
+                except BaseException:
+                    answer = pending = None  # else the error, its traceback and this frame keep each other
+                    raise
             try:
                 return decode(answer)
             except Exception:  # whatever it is: read_result says what does not fit
@@ -168,9 +174,7 @@ class Calling:
                     packed = packed or pack(args)
                     answer = await self._after_error(answer, method, options, len(args), deadline_ns, packed)
                 except BaseException:
-                    answer = pending = (
-                        None  # else the error, its traceback and this frame keep each other, and the arguments
-                    )
+                    answer = pending = None  # as above; and the arguments
                     raise
                 if answer.__class__ is bytes:
                     return unpack(answer, ())
@@ -257,7 +261,7 @@ class Calling:
                 if pending is None:
                     pending = await calls.begin(method, number, flags, deadline_ns, packed)
             except ConnectionLost as lost:  # while it waited for memory
-                return lost
+                return anew(lost)
             if pending is not None:
                 calls.listen(pending, options.reply)
                 return calls, pending

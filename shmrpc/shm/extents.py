@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import anyio
 import anyio.to_thread
 
-from shmrpc.errors import ResourceExhausted, RpcError, Unavailable
+from shmrpc.errors import ResourceExhausted, RpcError, Unavailable, anew
 from shmrpc.shm import segment
 from shmrpc.shm.arena import Arena, Region
 from shmrpc.shm.control import MOST_EXTENTS, Attach, Control, Detach
@@ -156,13 +156,13 @@ class Extents:
         try:
             await anyio.to_thread.run_sync(extent.commit, limiter=self._threads)
             if self._ended is not None:
-                raise self._ended_anew()
+                raise anew(self._ended)
             await self._control.send(Attach(region.number, region.nbytes, extent.kind), [extent.fd])
             extent.drop_fd()
             region.attached = True
             region.idle_since_ns = monotonic_ns()
         except ConnectionResetError:
-            raise self._ended_anew() from None
+            raise anew(self._ended or Unavailable("the connection ended")) from None
         except OSError as error:
             raise ResourceExhausted(f"no memory for an extent of {region.nbytes} bytes: {error}") from None
         except RuntimeError as error:
@@ -176,10 +176,6 @@ class Extents:
                 self._detach(region)
             self._on_attached()
 
-    def _ended_anew(self) -> Unavailable:
-        """What the connection ended with, without frames: the session keeps the original, and with it what they see."""
-        return type(self._ended)(str(self._ended)) if self._ended is not None else Unavailable("the connection ended")
-
     async def wait_attached(self, region: Region) -> None:
         """Returns when the peer has an extent.
 
@@ -191,7 +187,7 @@ class Extents:
             await asyncio.wait((task, self._end), return_when=asyncio.FIRST_COMPLETED)
             error = task.exception() if task.done() else self._ended
             if isinstance(error, RpcError):  # of all that wait, who may each add to it what it knows
-                raise type(error)(str(error))
+                raise anew(error)
             if error is not None:
                 raise error
         elif region.lost:

@@ -7,6 +7,7 @@ ends is `outgoing`'s and `incoming`'s.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from time import monotonic_ns
 from typing import Any, Final, Protocol
 
@@ -191,11 +192,15 @@ class OutgoingFlow:
         """Begins to send the caller's stream."""
         common, call = self._flows.common, self._call
         assert method.argument_items is not None
-        sink = RecordSink(common, ARGUMENTS, call.call_id, method.full_name, lambda: self._flows.is_open(call))
+        sink = RecordSink(common, ARGUMENTS, call.call_id, method.full_name, partial(self._flows.is_open, call))
         self.outlet = Outlet(common.loop, method.argument_items, sink, common.peer_window)
         self._pump = common.loop.create_task(
             self._send_all(self.outlet, source), name=f"shmrpc items {method.full_name}"
         )
+        self._pump.add_done_callback(self._pump_is_done)
+
+    def _pump_is_done(self, _: "asyncio.Task[None]") -> None:
+        self._pump = None  # else what it was cancelled with, the frames of it and this keep each other, and the items
 
     async def _send_all(self, outlet: Outlet, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         try:

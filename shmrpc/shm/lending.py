@@ -16,7 +16,7 @@ from typing import Final
 
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.context import Lease, Peer, remaining_seconds
-from shmrpc.errors import ProtocolError, ResourceExhausted, Unavailable
+from shmrpc.errors import ProtocolError, ResourceExhausted, Unavailable, anew
 from shmrpc.shm import envelope
 from shmrpc.shm.arena import size_text, whole_granules
 from shmrpc.shm.borrowing import PEER_OWNED, Borrowed, Returned, own_view
@@ -250,7 +250,7 @@ class Lender:
             async with asyncio.timeout(remaining_seconds(deadline_ns) if deadline_ns else None):
                 while True:
                     if self._ended is not None:
-                        raise type(self._ended)(str(self._ended))
+                        raise anew(self._ended)
                     outcome = self._try_place(packed, method)
                     if isinstance(outcome, Placed):
                         return outcome

@@ -26,6 +26,7 @@ from shmrpc.errors import (
     RpcError,
     Unavailable,
     WrongLoop,
+    anew,
 )
 from shmrpc.failure import error_of
 from shmrpc.inlet import DEFAULT_WINDOW, Window
@@ -186,9 +187,7 @@ class OutgoingCalls:
         except ProtocolError as error:
             raise self._broken(error) from None
         if self.ended is not None:
-            raise type(self.ended)(
-                str(self.ended)
-            )  # the original is kept, and would keep the frames that see the arrays
+            raise anew(self.ended)
         if len(self.pending) >= self.max_in_flight:
             self.memory.lender.undo(placed)
             return None

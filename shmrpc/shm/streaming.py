@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from shmrpc.buffers import Packed
 from shmrpc.context import CallOptions
-from shmrpc.errors import ConnectionLost, RpcError
+from shmrpc.errors import ConnectionLost, RpcError, anew
 from shmrpc.methods import Method
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.flows import OutgoingFlow
@@ -114,7 +114,7 @@ class Streaming:
             if not isinstance(begun, ConnectionLost):
                 return begun
             if self._link.closed:
-                raise begun
+                raise anew(begun)
 
     def _should_repeat(self, error: BaseException) -> bool:
         return isinstance(error, ConnectionLost) and not error.maybe_executed and not self._link.closed

@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import weakref
+import zlib
 
+import numpy as np
 import pytest
 from buffer_api import MIB, Buffers, Holder, client_playing, numbered, serving
 from life_processes import kill
@@ -47,6 +50,35 @@ async def test_a_stub_is_closed_when_the_last_extent_for_a_server_that_died_is_d
         with pytest.raises(shmrpc.Unavailable):
             await call
         await ends_with_the_thread(asyncio.create_task(connection.__aexit__(None, None, None)), gate)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["made again", "never made again"])
+async def test_an_array_that_waited_when_its_server_died_goes_at_once(path: str, gate: Gate, fails: bool) -> None:
+    """Without a run of the garbage collector, whether the call is made again or its error raised."""
+    gc.collect()
+    gc.disable()
+    try:
+        with serving(path) as server:
+            async with shmrpc.connect(Buffers, path, reconnect_timeout=0.05 if fails else 60.0) as stub:
+                array = shmrpc.empty(MIB, np.uint8, to=stub)
+                array[:] = 7
+                seen = weakref.ref(array)
+                call = asyncio.ensure_future(stub.checksum(array))
+                del array
+                await reached(gate)
+                kill(server)
+                if fails:
+                    with pytest.raises(shmrpc.Unavailable):
+                        await call
+                else:
+                    with serving(path):
+                        gate.opened.set()
+                        assert await call == zlib.crc32(b"\7" * MIB)
+                del call
+                await until(lambda: seen() is None, "the array to go")
+                gate.opened.set()
+    finally:
+        gc.enable()
 
 
 async def test_an_answer_that_is_cancelled_before_it_waits_for_its_extent_goes_at_once(path: str, gate: Gate) -> None:
