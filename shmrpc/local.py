@@ -56,7 +56,7 @@ class Memory(bytearray):
 
 
 def _surely(answer: Received | RpcError) -> Received:
-    """An answer that is no error; to be called where no variable has it, lest the error and its traceback keep each other."""
+    """An answer that is no error; called where no variable has it, lest the error and its traceback keep each other."""
     try:
         if isinstance(answer, RpcError):
             raise answer

@@ -89,6 +89,7 @@ class Calling:
             deadline_ns = 0 if timeless and running_call(None) is None else options.deadline_ns()
             calls = link.calls
             answer: Any
+            pending: PendingCall | None
             if (
                 calls is None
                 or always_slow
@@ -111,7 +112,7 @@ class Calling:
                         answer, method, options, len(args), deadline_ns, Packed(payload, [])
                     )
                 except BaseException:
-                    answer = pending = None  # else the error, its traceback and this frame keep each other
+                    answer = pending = None  # lest the error, its traceback and this frame keep each other
                     raise
             try:
                 return decode(answer)

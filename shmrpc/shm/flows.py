@@ -200,7 +200,7 @@ class OutgoingFlow:
         self._pump.add_done_callback(self._pump_is_done)
 
     def _pump_is_done(self, _: "asyncio.Task[None]") -> None:
-        self._pump = None  # else what it was cancelled with, the frames of it and this keep each other, and the items
+        self._pump = None  # lest what it was cancelled with, its frames and this keep each other, and the items
 
     async def _send_all(self, outlet: Outlet, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         try:

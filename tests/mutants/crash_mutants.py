@@ -50,9 +50,30 @@ CRASHES: Final = (
     Mutant(
         "an error that is kept collects no tracebacks",
         "shmrpc/shm/extents.py",
-        "                raise self._ended_anew()\n",
+        "                raise anew(self._ended)\n",
         "                raise self._ended\n",
         "tests/shm/test_extents_end.py",
+    ),
+    Mutant(
+        "an error for all that wait keeps none of their arrays",
+        "shmrpc/shm/extents.py",
+        "                raise anew(error)\n",
+        "                raise error\n",
+        "tests/shm/test_shm_extents_end.py",
+    ),
+    Mutant(
+        "the error of a plain call and its frame do not keep each other",
+        "shmrpc/shm/calling.py",
+        "                    answer = pending = None  # lest the error, its traceback and this frame keep each other\n",
+        "",
+        "tests/conformance/test_conformance_garbage.py",
+    ),
+    Mutant(
+        "a stream that was stopped and what stopped it do not keep each other",
+        "shmrpc/shm/flows.py",
+        "        self._pump = None  # lest what it was cancelled with, its frames and this keep each other, and the items\n",
+        "        pass\n",
+        "tests/conformance/test_conformance_garbage.py",
     ),
     Mutant(
         "a process that is watched no more is let go of",
