@@ -152,6 +152,9 @@ class ForkedError(Unavailable):
 class HandshakeError(RpcError, code=Code.FAILED_PRECONDITION):
     """Two endpoints met and did not agree: versions, features, credentials, segments or contracts."""
 
+    unanswered: bool = False
+    """True: the server accepted the connection and said nothing in time; it may do so later. A stub that reconnects tries on."""
+
 
 class ContractMismatch(HandshakeError):
     """The contract of the client and the service of the server cannot work together; the text says where."""

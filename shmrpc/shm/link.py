@@ -290,7 +290,7 @@ class Link:
             try:
                 await self._establish()
             except (Unavailable, HandshakeError, OSError) as error:
-                if isinstance(error, HandshakeError):
+                if isinstance(error, HandshakeError) and not error.unanswered:  # else it may only be slow
                     self._settle_connected(error)
                 log.debug("no connection to %s: %s", self.path, error)
             except Exception as error:

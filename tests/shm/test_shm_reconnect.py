@@ -1,6 +1,8 @@
 """One stub over many connections: what is made again when the server dies and comes back, and what is not."""
 
 import asyncio
+import logging
+import signal
 from functools import partial
 from typing import Any
 
@@ -233,6 +235,22 @@ async def test_a_server_that_hangs_up_in_the_handshake_is_tried_again(path: str)
             call = asyncio.ensure_future(life.add(1))
         async with shmrpc.Server(Keeper(), at=path):
             assert await call == 2
+
+
+async def test_a_call_waits_on_while_a_successor_stands_still(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It says nothing in the handshake, which may be because it is slow."""
+    caplog.set_level(logging.DEBUG, "shmrpc")
+    with serving(path) as first:
+        async with shmrpc.connect(Life, path, handshake_timeout=0.2) as life:
+            kill(first)
+            await lost(life)
+            with serving(path) as successor:
+                stop(successor)
+                call = asyncio.ensure_future(life.where())
+                await until(lambda: caplog.text.count("did not finish the handshake within 0.2 s") >= 2, "two attempts")
+                assert not call.done()
+                successor.send_signal(signal.SIGCONT)
+                assert await call == successor.pid
 
 
 # Back-off
