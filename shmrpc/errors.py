@@ -153,7 +153,7 @@ class HandshakeError(RpcError, code=Code.FAILED_PRECONDITION):
     """Two endpoints met and did not agree: versions, features, credentials, segments or contracts."""
 
     unanswered: bool = False
-    """True: the server accepted the connection and said nothing in time; it may do so later. A stub that reconnects tries on."""
+    """True: the server accepted the connection and said nothing in time; it may yet. A stub that reconnects tries on."""
 
 
 class ContractMismatch(HandshakeError):

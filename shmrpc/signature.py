@@ -47,22 +47,22 @@ class Signature(msgspec.Struct, frozen=True):
         parameters = ", ".join(map(str, self.parameters))
         return f"{prefix}{self.name}({parameters}) -> {schema.render(self.result)}"
 
-    def why_unfit(self, served: "Signature") -> str | None:
-        """Why a client with this signature cannot call `served`, or None when it can."""
+    def why_unfit(self, served: "Signature", caller: str = "client", other: str = "server") -> str | None:
+        """Why a caller with this signature cannot call `served`, or None when it can. The text names the two sides so."""
         if self.oneway != served.oneway:
-            return f"it is {'' if self.oneway else 'not '}one-way for the client, and the server differs"
+            return f"it is {'' if self.oneway else 'not '}one-way for the {caller}, and the {other} differs"
         for mine, theirs in zip(self.parameters, served.parameters, strict=False):
             if mine.name != theirs.name:
-                return f"parameter {mine.name!r} of the client is {theirs.name!r} at the server"
+                return f"parameter {mine.name!r} of the {caller} is {theirs.name!r} at the {other}"
             if mine.has_default and not theirs.has_default:
-                return f"parameter {mine.name!r} may be left out by the client and has no default at the server"
+                return f"parameter {mine.name!r} may be left out by the {caller} and has no default at the {other}"
             if (why := schema.why_unreadable(mine.type, theirs.type, f"parameter {mine.name!r}")) is not None:
                 return why
         shared = min(len(self.parameters), len(served.parameters))
         for mine in self.parameters[shared:]:
             if not mine.has_default:
-                return f"parameter {mine.name!r} of the client is unknown to the server"
+                return f"parameter {mine.name!r} of the {caller} is unknown to the {other}"
         for theirs in served.parameters[shared:]:
             if not theirs.has_default:
-                return f"parameter {theirs.name!r} of the server has no default and the client does not send it"
+                return f"parameter {theirs.name!r} of the {other} has no default and the {caller} does not send it"
         return schema.why_unreadable(served.result, self.result, "the result")

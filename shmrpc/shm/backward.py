@@ -69,7 +69,7 @@ class Backward:
             names = ", ".join(service.name for service in self._exposed) or "nothing"
             names = one_line(names)
             raise Unimplemented(f"the client {self.peer} exposes {names}, not {contract.name} (connect(…, exposes=…))")
-        matched = match(contract, self._exposed, self.path)
+        matched = match(contract, self._exposed, self.path, caller="server", other="client")
         self._calls.numbers.update(matched.numbers)
         self._calls.narrow.update(matched.narrow)
         self._matched.add(contract.cls)

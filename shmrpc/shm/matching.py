@@ -17,8 +17,10 @@ class Matched(NamedTuple):
     """Methods of which the server knows fewer parameters: its number, and how many."""
 
 
-def match(contract: Contract | None, offered: list[Offered], path: str) -> Matched:
-    """Finds the methods of a contract; without one there is nothing to find.
+def match(
+    contract: Contract | None, offered: list[Offered], path: str, caller: str = "client", other: str = "server"
+) -> Matched:
+    """Finds the methods of a contract; without one there is nothing to find. The texts call the two sides by these names.
 
     Raises:
         ContractMismatch: a method cannot work; says all that is wrong.
@@ -28,9 +30,9 @@ def match(contract: Contract | None, offered: list[Offered], path: str) -> Match
         return matched
     service = _find(contract, offered)
     if service is None:
-        raise ContractMismatch(f"the server at {path} did not say that it serves {contract.name}")
-    if wrong := _add(matched, contract, service):
-        raise ContractMismatch(f"{contract.name} at {path} is not what the client expects:\n  " + "\n  ".join(wrong))
+        raise ContractMismatch(f"the {other} at {path} did not say that it serves {contract.name}")
+    if wrong := _add(matched, contract, service, caller, other):
+        raise ContractMismatch(f"{contract.name} at {path} is not what the {caller} expects:\n  " + "\n  ".join(wrong))
     return matched
 
 
@@ -44,15 +46,17 @@ def _find(contract: Contract, offered: list[Offered]) -> Offered | None:
     return next((one for one in offered if one.name == contract.name), None)
 
 
-def _add(matched: Matched, contract: Contract, service: Offered) -> list[str]:
+def _add(
+    matched: Matched, contract: Contract, service: Offered, caller: str = "client", other: str = "server"
+) -> list[str]:
     """Adds the methods that fit, and says what is wrong with the others."""
     wrong = []
     for offset, signature in enumerate(service.signatures or contract.signatures):
         method = contract.methods.get(signature.name)
         if method is None:
             continue
-        if (why := method.signature.why_unfit(signature)) is not None:
-            wrong.append(one_line(f"{signature.name}: {why}; expected {method.signature}, the server has {signature}"))
+        if (why := method.signature.why_unfit(signature, caller, other)) is not None:
+            wrong.append(one_line(f"{signature.name}: {why}; expected {method.signature}, the {other} has {signature}"))
         elif (number := service.first_method + offset) > LAST_METHOD:
             wrong.append(f"{method.name}: its number is {number}, the highest is {LAST_METHOD}")
         elif len(signature.parameters) < method.arity:
