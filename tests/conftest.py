@@ -5,6 +5,7 @@ That none leaves anything else behind is checked by the fixture ``shmrpc_no_leak
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -39,6 +40,12 @@ async def no_tasks_left() -> AsyncIterator[None]:
     yield
     left = [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task() and not task.done()]
     assert not left, f"the test left tasks running: {left}"
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in the processes that tests start, also where a shell runs the tests in the background, deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
