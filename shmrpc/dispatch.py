@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import anyio.to_thread
 
@@ -44,19 +44,24 @@ class _Threads:
         Raises:
             ResourceExhausted: the system gives no more threads. Else what the function raises.
         """
-        begun = False
 
-        def call() -> T:
-            nonlocal begun
-            begun = True
-            return function(*args)
+        def call() -> tuple[Exception | None, Any]:
+            try:
+                return None, function(*args)
+            except Exception as error:  # of the function; passed on as a value, or anyio's frame and it keep each other
+                return error, None
 
         try:
-            return await anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self.limiter)
-        except RuntimeError as error:
-            if begun:
-                raise
-            raise ResourceExhausted(f"{name} needs a thread, and the server cannot start one: {error}") from None
+            outcome = anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self.limiter)
+            error, result = await outcome
+        except RuntimeError as no_thread:
+            raise ResourceExhausted(f"{name} needs a thread, and the server cannot start one: {no_thread}") from None
+        try:
+            if error is not None:
+                raise error
+            return cast(T, result)
+        finally:
+            del error, result
 
 
 class ServedMethod:

@@ -38,6 +38,7 @@ class _Rest(NamedTuple):
     def drive(self, thrown: BaseException | None) -> Generator[Any, Any, Any]:
         """Goes on where the first step stopped; with `thrown`, by throwing that into the coroutine."""
         coroutine, context, awaited = self
+        del self  # it has what is awaited: see below
         if thrown is not None and hasattr(awaited, "cancel") and awaited.cancel(*thrown.args):
             thrown = None  # as in a task: what is awaited is cancelled, and its end is what the coroutine gets
         while True:
@@ -47,6 +48,9 @@ class _Rest(NamedTuple):
                     value = yield awaited
                 except BaseException as error:  # the task's cancellation, on its way into the coroutine
                     thrown = error
+            awaited = (
+                None  # it may have the error that the coroutine passes on, whose traceback leads back to this frame
+            )
             try:
                 if thrown is None:
                     awaited = context.run(coroutine.send, value)
@@ -122,7 +126,7 @@ class _Seat(Generic[J]):
                 raise thrown
             return
         rest = _Drive(self.rest.drive(thrown))
-        thrown = None  # its traceback leads back to this frame
+        thrown = self.rest = None  # their tracebacks lead back to this frame
         await _finish(rest, self.job, self._on_end)
 
 

@@ -212,6 +212,7 @@ class IncomingCalls:
 
     def _on_end(self, call: IncomingCall, result: Any, error: BaseException | None) -> None:
         """The end of a handler that had to wait; `on_request` deals with those that had not."""
+        call.task = None  # whose context has the call
         call.served.waited_ns += monotonic_ns() - call.waits_since_ns
         if call.state is _EXPIRED and (error is None or isinstance(error, RpcError)):
             # It answered its cancellation with a result; which side's timer fired first must not matter to the caller.
@@ -291,8 +292,10 @@ class IncomingCalls:
         call.task = self._loop.create_task(self._place_later(call, kind, packed), name="shmrpc reply")
 
         def check_started(task: "asyncio.Task[None]") -> None:
+            call.task = (
+                None  # whose context has the call, and whose cancellation, if any, has frames that see the answer
+            )
             if task.cancelled():  # before its first step: it ran none of its code
-                call.task = None  # which keeps its cancellation, whose traceback keeps the answer
                 self._end_refused(call, _status_of_cancellation(call))
 
         call.task.add_done_callback(check_started)
