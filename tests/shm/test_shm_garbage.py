@@ -25,6 +25,8 @@ class NotToday(shmrpc.RpcError):
 class Service:
     """Its handlers end in every way."""
 
+    nbytes = 100_000
+
     async def length(self, array: Bytes) -> int:
         return len(array)
 
@@ -45,6 +47,13 @@ class Service:
     async def wait_and_fail(self, array: Bytes) -> int:
         await asyncio.sleep(0.001)
         raise ValueError(len(array))
+
+    async def refuse_what_it_got(self, array: Bytes) -> int:
+        return await _refused()
+
+    async def wait_for_memory(self, array: Bytes) -> Bytes:
+        self.nbytes *= 8  # so that no extent that there is has room
+        return np.ones(self.nbytes, np.uint8)
 
     def refuse_in_thread(self, array: Bytes) -> int:
         raise NotToday("no")
@@ -70,6 +79,12 @@ class Service:
         async for part in parts:
             raise NotToday(str(len(part)))
         return 0
+
+
+def _refused() -> "asyncio.Future[int]":
+    refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(refused.set_exception, NotToday("no"))
+    return refused
 
 
 async def _all(items: AsyncIterator[Bytes], most: int = 99) -> None:
