@@ -48,9 +48,7 @@ class _Rest(NamedTuple):
                     value = yield awaited
                 except BaseException as error:  # the task's cancellation, on its way into the coroutine
                     thrown = error
-            awaited = (
-                None  # it may have the error that the coroutine passes on, whose traceback leads back to this frame
-            )
+            awaited = None  # it may have the error that the coroutine passes on, whose frames have this one
             try:
                 if thrown is None:
                     awaited = context.run(coroutine.send, value)
