@@ -147,8 +147,8 @@ RESOURCES: Final = (
     Mutant(
         "a handler's own RuntimeError is no missing thread",
         "shmrpc/dispatch.py",
-        "            if begun:\n                raise\n",
-        "",
+        "            except Exception as error:  # of the function; passed on",
+        "            except ValueError as error:  # passed on",
         "tests/test_dispatch.py",
     ),
     Mutant(

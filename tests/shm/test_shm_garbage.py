@@ -25,7 +25,7 @@ class NotToday(shmrpc.RpcError):
 class Service:
     """Its handlers end in every way."""
 
-    nbytes = 100_000
+    nbytes = 2_000_000
 
     async def length(self, array: Bytes) -> int:
         return len(array)
@@ -52,7 +52,8 @@ class Service:
         return await _refused()
 
     async def wait_for_memory(self, array: Bytes) -> Bytes:
-        self.nbytes *= 8  # so that no extent that there is has room
+        await asyncio.sleep(0)
+        self.nbytes *= 2  # so that no extent that there is has room
         return np.ones(self.nbytes, np.uint8)
 
     def refuse_in_thread(self, array: Bytes) -> int:
@@ -105,6 +106,7 @@ CALLS: Final[dict[str, Callable[[Service, Bytes], Awaitable[object]]]] = {
         for name, method in vars(Service).items()
         if callable(method) and name not in ("hang", "items", "refuse_after_items", "refuse_item")
     },
+    "two answers wait": lambda stub, array: asyncio.gather(stub.wait_for_memory(array), stub.wait_for_memory(array)),
     "late": lambda stub, array: shmrpc.options(stub, timeout=0.01).hang(array),
     "cancelled": lambda stub, array: asyncio.wait_for(stub.hang(array), 0.01),
     "items": lambda stub, array: _all(stub.items(array)),
