@@ -69,6 +69,27 @@ CRASHES: Final = (
         "tests/conformance/test_conformance_garbage.py",
     ),
     Mutant(
+        "the error of a handler and the frame that drives it do not keep each other",
+        "shmrpc/shm/eager.py",
+        "            awaited = None  # it may have the error that the coroutine passes on, whose frames have this one\n",
+        "",
+        "tests/shm/test_shm_garbage.py",
+    ),
+    Mutant(
+        "the error of a handler in a thread and the frame that waits for it do not keep each other",
+        "shmrpc/dispatch.py",
+        "            del error, result\n",
+        "            pass\n",
+        "tests/shm/test_shm_garbage.py",
+    ),
+    Mutant(
+        "a handler that was a task and its call do not keep each other",
+        "shmrpc/shm/incoming.py",
+        "        call.task = None  # whose context has the call\n",
+        "",
+        "tests/shm/test_shm_garbage.py",
+    ),
+    Mutant(
         "a stream that was stopped and what stopped it do not keep each other",
         "shmrpc/shm/flows.py",
         "        self._pump = None  # lest what it was cancelled with, its frames and this keep each other, and the items\n",
