@@ -21,7 +21,7 @@ CC: Final = os.environ.get("CC", "cc")
 SECONDS: Final = 110
 """How long a program may run; its own watchdog is faster."""
 
-STRICT: Final = ("-std=c11", "-g", "-Wall", "-Wextra", "-Werror")
+STRICT: Final = ("-std=c11", "-g", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror")
 STEPS: Final = ("-DSHMRPC_STEPS", "-D_POSIX_C_SOURCE=200809L")
 ASAN: Final = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 VARIANTS: Final = {

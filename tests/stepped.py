@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from native_builds import CC
+from native_builds import CC, STRICT
 
 import shmrpc
 
@@ -24,7 +24,7 @@ def build_extension(package: Path, *flags: str) -> None:
     sources = [source for source in sorted(native.glob("*.c")) if source.stem != "steps" or "-DSHMRPC_STEPS" in flags]
     target = package / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = sysconfig.get_path("include")
-    command = [CC, "-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-isystem", include, *flags]
+    command = [CC, *STRICT, "-shared", "-fPIC", "-isystem", include, *flags]
     done = subprocess.run(
         [*command, *sources, "-o", target], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

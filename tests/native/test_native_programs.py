@@ -28,6 +28,9 @@ STRESSES = {
 UNDER_TSAN = "20000"
 """Repetitions under the thread sanitizer, which finds a race by its missing order and not by its bad luck."""
 
+CROSS_CC, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+UNDER_EMULATION = "10000"
+
 
 @pytest.mark.parametrize("variant", ["plain", "asan"])
 @pytest.mark.parametrize("name", UNITS)
@@ -42,6 +45,21 @@ def test_two_threads_agree_on_one_mapping(native_builds: NativeBuilds, name: str
     program, *arguments = name.split()
     count = UNDER_TSAN if variant == "tsan" else STRESSES[name]
     done = run(native_builds(program, *VARIANTS[variant]), *arguments, count)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", [*UNITS, *STRESSES])
+def test_the_core_does_the_same_on_aarch64(tmp_path: Path, name: str) -> None:
+    """Emulated: its instructions and layouts, but not all that its weaker order allows."""
+    for command in (CROSS_CC, EMULATOR):
+        if shutil.which(command) is None:
+            pytest.skip(f"there is no {command}")
+    source, *arguments = name.split()
+    program = tmp_path / source
+    options = (*STRICT, "-O2", "-static", f"-I{HEADERS}", "-o", program)
+    compiled = run(CROSS_CC, *options, PROGRAMS / f"{source}.c", "-lpthread")
+    assert compiled.returncode == 0, compiled.stdout
+    done = run(EMULATOR, program, *arguments, *([UNDER_EMULATION] if name in STRESSES else []))
     assert done.returncode == 0, done.stdout
 
 
