@@ -77,13 +77,16 @@ class _Drive:
 class _Late:
     """Awaits a coroutine; lets go of it when it begins, or when it is taken away because it never will."""
 
-    __slots__ = ("_coroutine",)
+    __slots__ = ("_coroutine", "_queue")
 
-    def __init__(self, coroutine: Coro) -> None:
+    def __init__(self, coroutine: Coro, queue: "set[_Late]") -> None:
         self._coroutine: Coro | None = coroutine
+        self._queue = queue
+        queue.add(self)
 
     def take(self) -> Coro | None:
         """The coroutine, if it has not begun: a task that was cancelled must not keep what its handler would have seen."""
+        self._queue.discard(self)
         coroutine, self._coroutine = self._coroutine, None
         return coroutine
 
@@ -155,6 +158,8 @@ class Starter(Generic[J]):
         self._variable = variable
         self._on_end = on_end
         self._seat: _Seat[J] | None = None
+        self._queue: Final[set[_Late]] = set()
+        """Those that wait for their turn in the loop, which none overtakes: they begin in the order in which they came."""
         self.ending: asyncio.Task[None] | None = None
         """The task of the empty seat, once it was told to end."""
 
@@ -174,6 +179,8 @@ class Starter(Generic[J]):
             if seat is None or seat.taken.done():  # somebody who cancels all tasks takes an empty seat for one of them
                 self._seat = _Seat(self._loop, self._context, self._on_end)
             return self._start_as_task(steppable, job)
+        if self._queue:
+            return self._start_as_task(steppable, job)
         task = seat.task
         try:
             step = first_step(self._loop, task, steppable, self._context, self._variable, job)
@@ -190,10 +197,10 @@ class Starter(Generic[J]):
         return ended, outcome
 
     def _start_as_task(self, coroutine: Coro, job: J) -> tuple[bool, Any]:
-        """While no seat is ready: all of the coroutine as a task, from the next turn of the loop on."""
+        """All of the coroutine as a task, from the next turn of the loop on: while no seat is ready, or others wait."""
         context = self._context.copy()
         context.run(self._variable.set, job)
-        whole = _finish(late := _Late(coroutine), job, self._on_end)
+        whole = _finish(late := _Late(coroutine, self._queue), job, self._on_end)
         job.task = asyncio.Task(whole, loop=self._loop, context=context, name="shmrpc handler")
 
         def check_started(task: "asyncio.Task[None]") -> None:

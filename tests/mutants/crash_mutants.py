@@ -83,6 +83,13 @@ CRASHES: Final = (
         "tests/shm/test_shm_garbage.py",
     ),
     Mutant(
+        "no handler begins before those that came before it",
+        "shmrpc/shm/eager.py",
+        "        if self._queue:\n            return self._start_as_task(steppable, job)\n",
+        "",
+        "tests/shm/test_eager.py",
+    ),
+    Mutant(
         "a handler that was a task and its call do not keep each other",
         "shmrpc/shm/incoming.py",
         "        call.task = None  # whose context has the call\n",

@@ -339,3 +339,27 @@ async def test_an_awaitable_that_is_cancelled_before_it_is_awaited_is_reported()
         await job.outcome()
     await inner
     starter.close()
+
+
+async def test_none_is_started_before_those_that_wait_for_their_turn() -> None:
+    """A seat is ready in the middle of a turn of the loop: what comes in its rest must not overtake what came before."""
+    loop = asyncio.get_running_loop()
+    starter = Starter[Job](loop, copy_context(), running, _on_end)
+    began: list[str] = []
+
+    async def begin(name: str) -> None:
+        began.append(name)
+
+    def start(name: str) -> None:
+        starter.start(begin(name), Job())
+
+    loop.call_soon(start, "first")  # makes the seat, which is ready in the next turn
+    loop.call_soon(loop.call_soon, start, "second")
+    loop.call_soon(start, "also first")
+    loop.call_soon(loop.call_soon, start, "third")
+    async with asyncio.timeout(5):
+        while len(began) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert began == ["first", "also first", "second", "third"]
+    starter.close()
+    await asyncio.sleep(0)
