@@ -142,7 +142,7 @@ KILLS: Final = (
     Mutant(
         "an answer that is cancelled before it waits is let go of",
         "shmrpc/shm/incoming.py",
-        "                call.task = None  # which keeps its cancellation, whose traceback keeps the answer\n",
+        "            call.task = None  # whose context has the call, and whose cancellation has the answer\n",
         "",
         "tests/shm/test_shm_extents_end.py",
     ),
