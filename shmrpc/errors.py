@@ -195,7 +195,7 @@ _BY_CODE: Final[dict[Code, type[RpcError]]] = {
 }
 
 
-_Error = TypeVar("_Error", bound=RpcError)
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 def anew(error: _Error) -> _Error:

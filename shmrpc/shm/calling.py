@@ -272,14 +272,12 @@ class Calling:
         if number is not None:
             return number
         if (narrow := calls.narrow.get(method.full_name)) is None:
-            raise Unimplemented(
-                f"the server at {calls.path} has no method {method.full_name}; it is older than this client"
-            )
+            raise Unimplemented(f"{calls.where} has no method {method.full_name}; it is older than this side")
         number, arity = narrow
         if given > arity:
             raise InvalidArgument(
-                f"{method.full_name}: {given} arguments were given, the server at {calls.path} takes {arity}; it is "
-                "older than this client, leave the last ones out"
+                f"{method.full_name}: {given} arguments were given, {calls.where} takes {arity}; it is "
+                "older than this side, leave the last ones out"
             )
         return number
 

@@ -292,7 +292,8 @@ class IncomingCalls:
         call.task = self._loop.create_task(self._place_later(call, kind, packed), name="shmrpc reply")
 
         def check_started(task: "asyncio.Task[None]") -> None:
-            call.task = None  # whose context has the call, and whose cancellation has the answer
+            if call.task is task:  # else its failure waits for memory in its turn
+                call.task = None  # whose context has the call, and whose cancellation has the answer
             if task.cancelled():  # before its first step: it ran none of its code
                 self._end_refused(call, _status_of_cancellation(call))
 

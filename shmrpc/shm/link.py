@@ -24,6 +24,7 @@ from shmrpc.errors import (
     HandshakeError,
     RpcError,
     Unavailable,
+    anew,
 )
 from shmrpc.methods import Method
 from shmrpc.shm import address
@@ -169,7 +170,8 @@ class Link:
                 connected.cancel()
             if not done:
                 raise not_connected_error(method, self.path, self.reconnect_timeout, deadline_ns, seconds)
-            connected.result()
+            if (error := connected.exception()) is not None:  # of all that wait
+                raise anew(error)
 
     def check(self, method: Method) -> None:
         """Refuses a call that this is not the place for.

@@ -219,7 +219,7 @@ class Listener:
                 in_flight,
                 session.cut,
                 session.windows,
-                path=f"the client {session.peer}",
+                where=f"the client {session.peer}",
             )
             incoming.back = Backward(self._loop, session, outgoing, hello.exposed)
         self.sessions.add(session)

@@ -117,7 +117,7 @@ class Meeting:
             session.cut,
             session.windows,
             narrow=matched.narrow,
-            path=self.path,
+            where=f"the server at {self.path}",
         )
         session.start(pidfd=accepted.pidfd, outgoing=calls, incoming=self._serve(loop, session))
         return session, calls

@@ -77,14 +77,14 @@ class OutgoingCalls:
         windows: tuple[Window, Window] = (DEFAULT_WINDOW, DEFAULT_WINDOW),
         *,
         narrow: dict[str, tuple[int, int]] | None = None,
-        path: str = "",
+        where: str = "",
     ) -> None:
         self.numbers: Final = numbers
         """The server's number for each method, by full name."""
         self.narrow: Final = narrow or {}
         """Methods of which the server knows fewer parameters: its number and how many."""
-        self.path: Final = path
-        """The server's, for error texts."""
+        self.where: Final = where
+        """To whom the calls go, for error texts."""
         self.retired = False
         """Whether new calls are to be made elsewhere: the session has ended, or its server drains."""
         self.pending: Final[dict[int, PendingCall]] = {}

@@ -13,7 +13,7 @@ from typing import Any, Final
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Endpoint, Lease, Peer
 from shmrpc.dispatch import Dispatcher
-from shmrpc.errors import Closed, ConnectFailed, RpcError
+from shmrpc.errors import Closed, ConnectFailed, RpcError, anew
 from shmrpc.methods import Method
 from shmrpc.shm.borrowing import view_under
 from shmrpc.shm.calling import Calling
@@ -145,7 +145,7 @@ class Pool:
                 if None in errors:
                     return True
                 if not waited_for and errors[0] is not None:
-                    raise errors[0]
+                    raise anew(errors[0])
         finally:
             for connected in soon:
                 connected.cancel()

@@ -142,8 +142,8 @@ KILLS: Final = (
     Mutant(
         "an answer that is cancelled before it waits is let go of",
         "shmrpc/shm/incoming.py",
-        "            call.task = None  # whose context has the call, and whose cancellation has the answer\n",
-        "",
+        "                call.task = None  # whose context has the call, and whose cancellation has the answer\n",
+        "                pass\n",
         "tests/shm/test_shm_extents_end.py",
     ),
 )

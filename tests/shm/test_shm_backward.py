@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Protocol
 
 import life_processes
 import pytest
@@ -120,6 +123,36 @@ async def test_a_client_whose_contract_does_not_fit_is_told_apart(path: str) -> 
         ):
             await house.visit()
         assert isinstance(visits.outcomes[0], shmrpc.ContractMismatch)
+
+
+async def test_a_client_that_is_older_than_its_server_is_said_to_be(path: str) -> None:
+    class Door(Protocol):
+        async def knock(self, who: str, times: int = 1) -> str: ...
+        async def ring(self) -> None: ...
+
+    class Older:
+        async def knock(self, who: str) -> str:
+            return who
+
+    Older.__name__ = "Door"
+
+    class Visiting:
+        async def visit(self) -> list[str]:
+            door = shmrpc.current_call().client(Door)
+            answers = [await door.knock("Ada")]
+            calls: list[Callable[[], Awaitable[Any]]] = [door.ring, partial(door.knock, "Ada", 2)]
+            for call in calls:
+                try:
+                    await call()
+                except shmrpc.RpcError as error:
+                    answers.append(str(error))
+            return answers
+
+    async with shmrpc.Server(Visiting(), at=path), shmrpc.connect(Visiting, path, exposes=Older()) as visiting:
+        ada, ring, knock = await visiting.visit()
+        assert ada == "Ada"
+        assert re.fullmatch(r"the client pid .* has no method Door\.ring; it is older than this side", ring)
+        assert re.search(r"2 arguments were given, the client pid .* takes 1; it is older than this side", knock)
 
 
 async def test_a_client_that_exposes_nothing_cannot_be_called_by_a_server_that_lies(path: str) -> None:

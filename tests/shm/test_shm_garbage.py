@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -141,6 +142,41 @@ async def _garbage_of(name: str, path: str) -> list[Any]:
             gc.set_debug(0)
             gc.garbage.clear()
             gc.enable()
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_who_waits_for_a_connection_in_vain_gets_an_error_of_its_own_that_keeps_nothing(
+    connections: int, path: str
+) -> None:
+    async def call(seen: list["weakref.ref[Bytes]"]) -> shmrpc.RpcError:
+        array = np.ones(50_000, np.uint8)
+        seen.append(weakref.ref(array))
+        try:
+            await stub.length(array)
+        except shmrpc.RpcError as error:
+            return error
+        raise AssertionError("there was a connection")
+
+    seen: list[weakref.ref[Bytes]] = []
+    connection = shmrpc.connect(Service, path, connections=connections)
+    async with shmrpc.Server(Service(), at=path):
+        stub = await connection.__aenter__()
+    await until(lambda: shmrpc.peer(stub) is None, "the connection to go")
+    gc.collect()
+    gc.disable()
+    try:
+        calls = [asyncio.ensure_future(call(seen)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await connection.__aexit__(None, None, None)
+        one, other = await asyncio.gather(*calls)
+        assert one is not other
+        assert one.__traceback__ is not other.__traceback__
+        del calls, one
+        await until(lambda: seen[0]() is None, "the arguments to go")
+        del other
+        await until(lambda: seen[1]() is None, "the other's arguments to go")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

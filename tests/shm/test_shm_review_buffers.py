@@ -44,11 +44,13 @@ class Store(Stock):
 
     def __init__(self) -> None:
         self.kept = bytearray(200_000)
+        self.call: shmrpc.Call | None = None
 
     async def ones(self, count: int) -> npt.NDArray[np.uint8]:
         return np.ones(count, np.uint8)
 
     async def shelf(self) -> bytearray:
+        self.call = shmrpc.current_call()
         return self.kept
 
     async def first(self, array: npt.NDArray[np.uint8]) -> int:
@@ -180,6 +182,31 @@ async def test_a_reply_that_cannot_be_copied_any_more_ends_its_call(path: str) -
             await asyncio.wait_for(waiting, 20)
         assert not session.incoming.running
         assert (await stock.ones(9000)).all()
+
+
+async def test_a_failure_that_waits_for_memory_in_its_turn_ends_with_its_call(path: str) -> None:
+    """It takes the place of an answer that waited: a deadline ends this second wait as well."""
+    store = Store()
+    store.kept = bytearray(50_000)
+    async with (
+        shmrpc.Server(store, at=path, max_extent_bytes=0) as server,
+        shmrpc.connect(Stock, path) as stock,
+    ):
+        held = [await stock.ones(311_296), await stock.ones(8192)]
+        waiting = asyncio.ensure_future(shmrpc.options(stock, timeout=2.0).shelf())
+        (session,) = server._listener.sessions
+        await until(lambda: session.memory.lender._waiters, "the reply to wait for room")
+        store.kept.extend(b"more")
+        assert store.call is not None
+        store.call.set_trailing_metadata({"why": "x" * 60_000})  # with which its failure needs a block
+        first = session.memory.lender._waiters[0]
+        held.pop()
+        gc.collect()
+        await until(lambda: session.memory.lender._waiters not in ([], [first]), "the failure to wait for room")
+        with pytest.raises(shmrpc.DeadlineExceeded):
+            await waiting
+        await until(lambda: not session.incoming.running, "the call to end")
+        held.clear()
 
 
 async def test_callers_in_all_of_anyios_threads_do_not_wait_for_each_other(path: str) -> None:
