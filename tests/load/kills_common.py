@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from load_ledger import Ledger
 from load_processes import until
 
 import shmrpc
+from shmrpc.shm.session import Session
 from shmrpc.testing.holdings import Held
 
 
@@ -64,6 +65,11 @@ async def all_home(figures: Figures, work: Work) -> None:
         figures.add("blocks lost", 1 + sum(lease.blocks for lease in shmrpc.leases(work)))
         raise
     figures.add("blocks lost", 0)
+
+
+async def all_settled(ended: Callable[[], Iterable[Session]]) -> None:
+    """Returns when no thread makes an extent any more for a connection that has ended."""
+    await until(lambda: all(session.settled for session in ended()), "the threads of ended connections to end")
 
 
 class Baseline:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from figures import Figures
-from kills_common import Baseline, all_home, count, epochs, kills_wanted, run_in, seeded
+from kills_common import Baseline, all_home, all_settled, count, epochs, kills_wanted, run_in, seeded
 from load_actors import Load, load_stub
 from load_api import Worker
 from load_journal import ENDED, JournalReader, journal
@@ -50,11 +50,12 @@ async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.
                     await until(lambda: not server._listener.in_flight(), "the handlers to end")
                     await all_home(figures, work)
                 await until(lambda: server.connections == 0, "the witness to leave")
+                await all_settled(lambda: server._listener._orphaned)
                 baseline = baseline or Baseline()
                 baseline.check(figures)
     assert set(clients.statuses) == {-9}, "a client ended by itself"
-    ended = [entry["number"] for entry in JournalReader(did).read() if entry["event"] == ENDED]
-    assert len(set(ended)) == len(ended), "a handler ended twice"
+    numbers = [entry["number"] for entry in JournalReader(did).read() if entry["event"] == ENDED]
+    assert len(set(numbers)) == len(numbers), "a handler ended twice"
     witness.settle(JournalReader(did))
     figures.add("calls checked", settle_journals(JournalReader(said), JournalReader(did), but=len(witness)))
     count(figures, witness)

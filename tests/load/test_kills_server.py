@@ -5,10 +5,11 @@
 
 import random
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from figures import Figures
-from kills_common import Baseline, all_home, count, epochs, kills_wanted, run_in, seeded
+from kills_common import Baseline, all_home, all_settled, count, epochs, kills_wanted, run_in, seeded
 from load_actors import Load, load_stub
 from load_api import Work
 from load_journal import JournalReader
@@ -16,6 +17,7 @@ from load_ledger import Ledger
 from load_processes import Executioner, Processes, executioner, processes, until
 
 import shmrpc
+from shmrpc.client import open_stub
 from shmrpc.shm import address
 
 pytest_plugins = ["kills_plugin"]
@@ -44,6 +46,7 @@ async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.
     async with processes(deaths, "serve", at=path, journal=journal) as servers, AsyncExitStack() as stack:
         await servers.begin()
         work = await stack.enter_async_context(load_stub(path, ledger))
+        link: Any = open_stub(work)[1]
         load = Load(work, ledger, rng.random())
         for rounds in epochs(kills_wanted(figures, 32, 1200) // 2):
             async with load.running(16):
@@ -54,6 +57,7 @@ async def survive(path: str, deaths: Executioner, figures: Figures, rng: random.
             await all_home(figures, work)
             await servers.kill()
             await until(lambda: shmrpc.peer(work) is None, "the client to notice")
+            await all_settled(lambda: link._retiring)
             ledger.settle(reader)
             baseline = baseline or Baseline()
             baseline.check(figures)
