@@ -1,8 +1,9 @@
 """Counts what a test run has proven: bad inputs tried, kills survived, calls lost. A plugin of pytest, loaded by conftest.
 
 A test adds to a count by the fixture ``figures``, or is counted itself by ``@pytest.mark.counted("bad inputs tried")``
-once it has passed. ``--figures FILE`` writes the counts as JSON, ``--long`` asks tests for those that take minutes. A page
-of the documentation gets the table of several such files by::
+once it has passed; ``@pytest.mark.timed("fuzz seconds")`` adds the time that it took. ``--figures FILE`` writes the counts
+as JSON, ``--long`` asks tests for those that take minutes. A page of the documentation gets the table of several such files
+by::
 
     python tests/figures.py PAGE FILE …
 """
@@ -11,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ ROWS: Final = (
     "states explored",
     "bad inputs tried",
     "fuzz executions",
+    "fuzz seconds",
     "crash points hit",
     "kills survived",
     "signals weathered",
@@ -52,9 +54,9 @@ class Figures:
     def __init__(self, *, long: bool) -> None:
         self.long = long
         """Whether to take the time that the full counts need."""
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, float] = defaultdict(int)
 
-    def add(self, what: str, count: int = 1) -> None:
+    def add(self, what: str, count: float = 1) -> None:
         """Adds to a count; adding 0 says that it was looked at."""
         assert what in ROWS, f"there is no count {what!r}, but {', '.join(ROWS)}"
         self.counts[what] += count
@@ -65,7 +67,7 @@ def table(files: Iterable[Path]) -> str:
     counts: Counter[str] = Counter()
     for file in files:
         counts.update(json.loads(file.read_text()))
-    rows = [f"| {what} | {counts[what]:,} |" for what in ROWS if what in counts]
+    rows = [f"| {what} | {round(counts[what]):,} |" for what in ROWS if what in counts]
     machine = f"{platform.machine()}, Linux {platform.release().split('-')[0]}, CPython {platform.python_version()}"
     return "\n".join(["| what | how many |", "|---|---:|", *rows, "", f"{os.cpu_count()} processors, {machine}."])
 
@@ -85,6 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the counts, and the mark known."""
     config.addinivalue_line("markers", "counted(what): adds one to a count of figures.py when the test has passed")
+    config.addinivalue_line("markers", "timed(what): adds the seconds that the test took, when it has passed")
     config.stash[_figures] = Figures(long=config.getoption("--long"))
 
 
@@ -103,6 +106,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
         counts.add("tests passed")
         for mark in item.iter_markers("counted"):
             counts.add(*mark.args)
+        for mark in item.iter_markers("timed"):
+            counts.add(mark.args[0], call.duration)
     return report
 
 

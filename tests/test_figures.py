@@ -9,9 +9,14 @@ from figures import BEGIN, END, Figures, put_into, table
 def test_counts_of_several_runs_add_up_and_a_loss_of_none_is_a_row(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text('{"kills survived": 1200, "calls lost": 0}')
-    other.write_text('{"kills survived": 34, "mutants made": 5}')
+    other.write_text('{"kills survived": 34, "mutants made": 5, "fuzz seconds": 1000.6}')
     rows = table([one, other]).splitlines()
-    assert rows[2:5] == ["| kills survived | 1,234 |", "| mutants made | 5 |", "| calls lost | 0 |"]
+    assert rows[2:6] == [
+        "| fuzz seconds | 1,001 |",
+        "| kills survived | 1,234 |",
+        "| mutants made | 5 |",
+        "| calls lost | 0 |",
+    ]
 
 
 def test_a_count_that_has_no_row_is_a_mistake() -> None:

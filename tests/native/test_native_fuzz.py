@@ -127,6 +127,7 @@ SHORT: Final = ("a record may end behind the ring", "a header is loaded twice", 
 """Those that are tried in every run."""
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.parametrize("target", SEEDS)
 def test_no_input_makes_the_core_leave_its_memory_or_its_rules(
     native_builds: NativeBuilds, tmp_path: Path, figures: Figures, target: str
@@ -163,6 +164,7 @@ def need_libfuzzer(native_builds: NativeBuilds, figures: Figures) -> None:
         pytest.skip(f"libFuzzer does not work here: {problem}")
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(FUZZ_SECONDS + 200)
 @pytest.mark.parametrize("target", SEEDS)
 def test_libfuzzer_finds_nothing(native_builds: NativeBuilds, tmp_path: Path, figures: Figures, target: str) -> None:

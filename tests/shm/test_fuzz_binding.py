@@ -69,6 +69,7 @@ def _say(shared: mmap.mmap, offset: int, value: int) -> None:
     shared[offset : offset + 8] = value.to_bytes(8, "little")
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 def test_whatever_another_process_writes_is_refused_or_taken_whole(
     scribbled: tuple[mmap.mmap, int], figures: Figures

@@ -136,6 +136,7 @@ def _hung_up(server: RawServer) -> bool:
         return True
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_strange_answers_end_their_call_or_cut_the_connection(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture

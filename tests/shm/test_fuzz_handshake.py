@@ -106,6 +106,7 @@ def _judge(caplog: pytest.LogCaptureFixture, seed: int, *allowed: str) -> list[s
     return texts
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_a_strange_hello_is_refused_or_makes_a_session(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture
@@ -132,6 +133,7 @@ async def test_a_strange_hello_is_refused_or_makes_a_session(
     figures.add("fuzz executions", frames.sent)
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_a_strange_welcome_is_a_handshake_error_or_makes_a_session(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture
@@ -164,6 +166,7 @@ async def test_a_strange_welcome_is_a_handshake_error_or_makes_a_session(
     figures.add("fuzz executions", frames.sent)
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_a_strange_control_message_is_heard_or_cuts_the_connection(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture

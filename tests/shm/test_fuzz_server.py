@@ -102,6 +102,7 @@ def _hung_up(client: RawClient) -> bool:
         return True
 
 
+@pytest.mark.timed("fuzz seconds")
 @pytest.mark.timeout(900)  # with --long, on a machine that has other things to do
 async def test_strange_records_are_refused_or_cut_the_connection(
     path: str, figures: Figures, caplog: pytest.LogCaptureFixture
