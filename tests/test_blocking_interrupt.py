@@ -20,7 +20,8 @@ from blocking_service import Work
 
 def forever():
     yield 1
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)  # a signal that comes right before a sleep does not cut it short
 
 with shmrpc.connect_sync(Work, sys.argv[1]) as work:
     kept = work.double(forever())  # so that it does not end because it dies
