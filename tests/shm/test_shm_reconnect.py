@@ -241,13 +241,13 @@ async def test_a_call_waits_on_while_a_successor_stands_still(path: str, caplog:
     """It says nothing in the handshake, which may be because it is slow."""
     caplog.set_level(logging.DEBUG, "shmrpc")
     with serving(path) as first:
-        async with shmrpc.connect(Life, path, handshake_timeout=0.2) as life:
+        async with shmrpc.connect(Life, path, handshake_timeout=0.5) as life:
             kill(first)
             await lost(life)
             with serving(path) as successor:
                 stop(successor)
                 call = asyncio.ensure_future(life.where())
-                await until(lambda: caplog.text.count("did not finish the handshake within 0.2 s") >= 2, "two attempts")
+                await until(lambda: caplog.text.count("did not finish the handshake within 0.5 s") >= 2, "two attempts")
                 assert not call.done()
                 successor.send_signal(signal.SIGCONT)
                 assert await call == successor.pid
