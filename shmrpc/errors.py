@@ -155,6 +155,10 @@ class HandshakeError(RpcError, code=Code.FAILED_PRECONDITION):
     unanswered: bool = False
     """True: the server accepted the connection and said nothing in time; it may yet. A stub that reconnects tries on."""
 
+    def __init__(self, message: str = "", *, unanswered: bool = False) -> None:
+        super().__init__(message)
+        self.unanswered = unanswered
+
 
 class ContractMismatch(HandshakeError):
     """The contract of the client and the service of the server cannot work together; the text says where."""

@@ -63,17 +63,12 @@ class Meeting:
         try:
             return await self._meet()
         except TimeoutError:
-            raise self._unanswered() from None
+            text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
+            raise HandshakeError(f"{text} (handshake_timeout)", unanswered=True) from None
         except ConnectionError as error:
             raise ConnectFailed(f"the server at {self.path} went away in the handshake: {error}") from None
         except OSError as error:
             raise ConnectFailed(f"this process cannot connect to {self.path}: {error}") from None
-
-    def _unanswered(self) -> HandshakeError:
-        text = f"the server at {self.path} did not finish the handshake within {self._settings.handshake_timeout} s"
-        error = HandshakeError(f"{text} (handshake_timeout)")
-        error.unanswered = True
-        return error
 
     async def _meet(self) -> tuple[Session, OutgoingCalls]:
         loop = asyncio.get_running_loop()
