@@ -9,7 +9,7 @@ from shmrpc.buffers import Packed
 from shmrpc.codec import ItemCodec
 from shmrpc.inlet import DEFAULT_WINDOW, Inlet
 from shmrpc.methods import Method
-from shmrpc.outlet import Outlet
+from shmrpc.outlet import Outlet, Pump
 
 Receive = Callable[[Packed], tuple[bytes, Any]]
 """A payload and its buffers, as the other side gets them."""
@@ -86,7 +86,7 @@ class LocalFlow:
         """Tells the handler that nobody waits for it any more."""
         self.error: BaseException | None = None
         """What the caller's own stream raised."""
-        self._pump: asyncio.Task[None] | None = None
+        self._pump: Pump | None = None
 
     @property
     def inlet(self) -> Inlet:
@@ -101,26 +101,17 @@ class LocalFlow:
 
     def pump(self, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         """Begins to pass on the caller's stream."""
-        self._pump = self._loop.create_task(self._pass_all(source), name=f"shmrpc items {self._name}")
-        self._pump.add_done_callback(self._pump_is_done)
-
-    def _pump_is_done(self, _: "asyncio.Task[None]") -> None:
-        self._pump = None  # lest what it was cancelled with, its frames and this keep each other, and the items
-
-    async def _pass_all(self, source: AsyncIterable[Any] | Iterable[Any]) -> None:
         assert self.arguments is not None
-        try:
-            await self.arguments.outlet.pump(source)
-        except asyncio.CancelledError:
-            if not self.arguments.inlet.ended:  # by the source itself, not by the end of the call
-                self._fail(asyncio.CancelledError())
-            raise
-        except BaseException as error:
-            self._fail(error)
-            if not isinstance(error, Exception):
-                raise  # KeyboardInterrupt and SystemExit are the loop's
-        else:
-            self.arguments.inlet.finish()
+        inlet = self.arguments.inlet
+        self._pump = Pump(
+            self._loop,
+            self._name,
+            self.arguments.outlet,
+            source,
+            is_open=lambda: not inlet.ended,
+            on_end=inlet.finish,
+            on_error=self._fail,
+        )
 
     def _fail(self, error: BaseException) -> None:
         if self.results is not None:
@@ -138,7 +129,7 @@ class LocalFlow:
     def stop_pump(self) -> None:
         """Stops to pass on the caller's stream."""
         if self._pump is not None:
-            self._pump.cancel()
+            self._pump.stop()
 
     def on_end(self) -> None:
         """The call has ended: the handler was told, or has returned."""
@@ -153,8 +144,8 @@ class LocalFlow:
 
     async def wait_closed(self) -> None:
         """Returns when the caller's stream is closed."""
-        if self._pump is not None and self._pump is not asyncio.current_task():
-            await asyncio.wait((self._pump,))
+        if self._pump is not None:
+            await self._pump.wait_closed()
 
 
 def _nothing() -> None:

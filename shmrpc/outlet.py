@@ -251,3 +251,69 @@ def iterator_of(source: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
     for item in items:
         yield item
+
+
+class Pump:
+    """Passes a caller's own stream on, in a task of its own, while its call is under way."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        outlet: Outlet,
+        source: AsyncIterable[Any] | Iterable[Any],
+        *,
+        is_open: Callable[[], bool],
+        on_end: Callable[[], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Begins.
+
+        Args:
+            loop: The call's.
+            name: The method's full one.
+            outlet: Where to.
+            source: The stream.
+            is_open: Whether the call is under way.
+            on_end: Called when the stream has ended by itself, and the call is under way.
+            on_error: Called with what the stream raised.
+        """
+        # Nothing of it is kept here: whoever has this is what the callbacks belong to.
+        task = loop.create_task(_pass_on(outlet, source, is_open, on_end, on_error), name=f"shmrpc items {name}")
+        self._task: asyncio.Task[None] | None = task
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, _: "asyncio.Task[None]") -> None:
+        self._task = None  # lest its cancellation, the frames of that and their owner keep each other
+
+    def stop(self) -> None:
+        """Stops to pass it on. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Returns when the stream is closed; at once to the stream itself."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            await asyncio.wait((self._task,))
+
+
+async def _pass_on(
+    outlet: Outlet,
+    source: AsyncIterable[Any] | Iterable[Any],
+    is_open: Callable[[], bool],
+    on_end: Callable[[], None],
+    on_error: Callable[[BaseException], None],
+) -> None:
+    try:
+        await outlet.pump(source)
+    except asyncio.CancelledError:
+        if is_open():  # by the source itself, not by the end of the call
+            on_error(asyncio.CancelledError())
+        raise
+    except BaseException as error:
+        on_error(error)
+        if not isinstance(error, Exception):
+            raise  # KeyboardInterrupt and SystemExit are the loop's
+    else:
+        if is_open():
+            on_end()

@@ -16,7 +16,7 @@ from shmrpc.context import Reply
 from shmrpc.dispatch import ServedMethod
 from shmrpc.errors import DeadlineExceeded, ProtocolError, RpcError
 from shmrpc.inlet import BrokenCredit, Inlet, Window, cut_off
-from shmrpc.outlet import Items, Outlet
+from shmrpc.outlet import Items, Outlet, Pump
 from shmrpc.shm import envelope
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.envelope import (
@@ -179,7 +179,7 @@ class OutgoingFlow:
         )
         self.outlet: Outlet | None = None
         self.takes_results: Final = method.streams_result
-        self._pump: asyncio.Task[None] | None = None
+        self._pump: Pump | None = None
         self.error: BaseException | None = None
         """What the caller's own stream raised, for a call whose result is none."""
 
@@ -192,30 +192,18 @@ class OutgoingFlow:
         """Begins to send the caller's stream."""
         common, call = self._flows.common, self._call
         assert method.argument_items is not None
-        sink = RecordSink(common, ARGUMENTS, call.call_id, method.full_name, partial(self._flows.is_open, call))
+        is_open = partial(self._flows.is_open, call)
+        sink = RecordSink(common, ARGUMENTS, call.call_id, method.full_name, is_open)
         self.outlet = Outlet(common.loop, method.argument_items, sink, common.peer_window)
-        self._pump = common.loop.create_task(
-            self._send_all(self.outlet, source), name=f"shmrpc items {method.full_name}"
+        self._pump = Pump(
+            common.loop,
+            method.full_name,
+            self.outlet,
+            source,
+            is_open=is_open,
+            on_end=partial(common.send, END_OF_ARGUMENTS, 0, call.call_id, b""),
+            on_error=self._fail,
         )
-        self._pump.add_done_callback(self._pump_is_done)
-
-    def _pump_is_done(self, _: "asyncio.Task[None]") -> None:
-        self._pump = None  # lest what it was cancelled with, its frames and this keep each other, and the items
-
-    async def _send_all(self, outlet: Outlet, source: AsyncIterable[Any] | Iterable[Any]) -> None:
-        try:
-            await outlet.pump(source)
-        except asyncio.CancelledError:
-            if self._flows.is_open(self._call):  # by the source itself, not by the end of the call
-                self._fail(asyncio.CancelledError())
-            raise
-        except BaseException as error:
-            self._fail(error)
-            if not isinstance(error, Exception):
-                raise  # KeyboardInterrupt and SystemExit are the loop's
-        else:
-            if self._flows.is_open(self._call):
-                self._flows.common.send(END_OF_ARGUMENTS, 0, self._call.call_id, b"")
 
     def _fail(self, error: BaseException) -> None:
         """The caller's own stream failed: so does the call."""
@@ -246,7 +234,7 @@ class OutgoingFlow:
     def stop_pump(self) -> None:
         """Stops to send the caller's stream."""
         if self._pump is not None and not self._flows.forked:
-            self._pump.cancel()
+            self._pump.stop()
 
     def abandon(self) -> None:
         """Nobody reads the result any more. Idempotent."""
@@ -256,8 +244,8 @@ class OutgoingFlow:
 
     async def wait_closed(self) -> None:
         """Returns when the caller's stream is closed."""
-        if self._pump is not None and not self._flows.forked and self._pump is not asyncio.current_task():
-            await asyncio.wait((self._pump,))
+        if self._pump is not None and not self._flows.forked:
+            await self._pump.wait_closed()
 
 
 class OutgoingFlows:

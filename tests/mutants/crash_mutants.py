@@ -98,8 +98,8 @@ CRASHES: Final = (
     ),
     Mutant(
         "a stream that was stopped and what stopped it do not keep each other",
-        "shmrpc/shm/flows.py",
-        "        self._pump = None  # lest what it was cancelled with, its frames and this keep each other, and the items\n",
+        "shmrpc/outlet.py",
+        "        self._task = None  # lest its cancellation, the frames of that and their owner keep each other\n",
         "        pass\n",
         "tests/conformance/test_conformance_garbage.py",
     ),
