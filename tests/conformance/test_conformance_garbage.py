@@ -5,7 +5,6 @@ with it what the frames of its callers see: arrays, whose memory the peer or thi
 """
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from conformance_api import Api
 from conformance_arrays import Arrays
 from conformance_streams import Streams
 from conformance_transports import Transport, on_every_transport
+from garbage import uncollected
 
 import shmrpc
 from shmrpc import Code
@@ -27,17 +27,9 @@ Fail = Callable[[], Awaitable[object]]
 async def _garbage_of(fail: Fail) -> list[BaseException]:
     """The errors that a call which fails leaves to the garbage collector."""
     await _fails(fail)  # what is made once
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected() as garbage:
         await _fails(fail)
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        return [one for one in gc.garbage if isinstance(one, BaseException) and one.__traceback__ is not None]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+    return [one for one in garbage if isinstance(one, BaseException) and one.__traceback__ is not None]
 
 
 async def _fails(fail: Fail) -> None:

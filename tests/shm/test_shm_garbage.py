@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import uvloop
+from garbage import uncollected
 from life_waiting import until
 
 import shmrpc
@@ -130,18 +131,10 @@ async def _garbage_of(name: str, path: str) -> list[Any]:
                 await asyncio.sleep(0)
 
         await call()  # what is made once
-        gc.collect()
-        gc.disable()
-        try:
+        with uncollected() as garbage:
             await call()
             await call()
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            gc.collect()
-            return gc.garbage.copy()
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+        return garbage
 
 
 @pytest.mark.parametrize("connections", [1, 2])
