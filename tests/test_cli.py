@@ -347,6 +347,30 @@ def test_workers_that_are_stopped_while_they_start_end_too(path: str) -> None:
         assert not os.path.exists(path)
 
 
+STOPPED_WHEN_ITS_SOCKET_APPEARS = """
+import os, runpy, signal
+
+rename = os.rename
+
+def appear(*names):
+    rename(*names)
+    signal.raise_signal(signal.SIGTERM)
+
+os.rename = appear
+runpy.run_module("shmrpc", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_whoever_sees_that_it_listens_may_stop_it_in_the_same_moment(path: str, workers: str) -> None:
+    command = [sys.executable, "-c", STOPPED_WHEN_ITS_SOCKET_APPEARS, "serve", "cli_worker:Worker", "--at", path]
+    done = subprocess.run(
+        [*command, "--workers", workers], cwd=HERE, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not os.path.exists(path)
+
+
 def test_workers_may_be_given_their_socket(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(path)

@@ -159,12 +159,7 @@ def _run_workers(arguments: argparse.Namespace) -> int:
     from shmrpc.shm import address
 
     path = address.path_of(arguments.at)
-    if arguments.fd is None:
-        sock = address.listen(path, _mode(arguments.mode), backlog=256)
-        inode = os.lstat(path).st_ino
-    else:
-        sock, inode = address.inherit(arguments.fd), None
-    command = [sys.executable, "-m", "shmrpc", *_worker_arguments(arguments, sock.fileno())]
+    inode: int | None = None
     processes: list[subprocess.Popen[bytes]] = []
     asked_to_stop = False
 
@@ -177,8 +172,15 @@ def _run_workers(arguments: argparse.Namespace) -> int:
         asked_to_stop = True
         stop_all()
 
+    # Before it listens: whoever sees that it does may also stop it.
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        if arguments.fd is None:
+            sock = address.listen(path, _mode(arguments.mode), backlog=256)
+            inode = os.lstat(path).st_ino
+        else:
+            sock = address.inherit(arguments.fd)
+        command = [sys.executable, "-m", "shmrpc", *_worker_arguments(arguments, sock.fileno())]
         for _ in range(arguments.workers):
             processes.append(subprocess.Popen(command, pass_fds=(sock.fileno(),)))
         sock.close()
