@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,16 @@ def kept_of_connections(pid: int) -> list[str]:
     return [what for what in kept if what.startswith(ours) or (what.startswith("mapping") and "memfd:shmrpc" in what)]
 
 
+async def end(pid: int) -> None:
+    """Kills a process that is nobody's child any more; returns when the kernel has closed all that it had."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await until(lambda: select.select([pidfd], [], [], 0)[0], f"process {pid} to end")
+    finally:
+        os.close(pidfd)
+
+
 @pytest.mark.parametrize("raw", [False, True], ids=["forked by Python", "forked behind its back"])
 async def test_a_child_that_outlives_its_server_hides_no_death(
     path: str, deaths: Executioner, figures: Figures, raw: bool
@@ -75,7 +86,7 @@ async def test_a_child_that_outlives_its_server_hides_no_death(
                         os.kill(child, 0)  # which lives
                         figures.add("kills survived")
                         if raw:  # it has the socket that listens, and clients would wait for it
-                            os.kill(child, signal.SIGKILL)
+                            await end(child)
                         successor = await servers.begin()
                         assert await work.where() == successor
                     finally:
