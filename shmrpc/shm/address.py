@@ -95,8 +95,9 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
         BadAddress: a server listens there already, or what is there is no socket, or the folder does not allow it.
         OSError: this process may not have one more fd.
     """
-    if os.path.lexists(path):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+    there = _mode_of(path)
+    if there is not None:
+        if not stat.S_ISSOCK(there):
             raise BadAddress(f"cannot serve at {path}: it exists and is not a socket")
         try:
             probe = connect(path)
@@ -124,6 +125,14 @@ def listen(path: str, mode: int, backlog: int) -> socket.socket:
         sock.close()
         raise BadAddress(f"cannot serve at {path}: {error.strerror}") from None
     return sock
+
+
+def _mode_of(path: str) -> int | None:
+    """The type and mode of what is at a path; None: nothing is, or it cannot be seen, and binding says why."""
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return None
 
 
 def _set_mode(path: str, mode: int) -> None:

@@ -241,6 +241,24 @@ async def test_what_servers_left_that_were_killed_before_they_listened_is_remove
         assert read(f"{path}.notes.new") == "no socket"
 
 
+async def test_a_server_that_goes_in_the_moment_in_which_the_next_one_looks_is_no_obstacle(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_stale(path)
+    lstat = os.lstat
+
+    def go(name: str) -> os.stat_result:
+        status = lstat(name)
+        if name == path:
+            monkeypatch.undo()
+            os.unlink(path)
+        return status
+
+    monkeypatch.setattr(os, "lstat", go)
+    async with shmrpc.Server(Keeper(), at=path), shmrpc.connect(Life, path) as life:
+        assert await life.add(1) == 2
+
+
 # Where others may write too
 
 
