@@ -112,10 +112,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Writes the table, if it was asked for."""
-    if (file := session.config.getoption("--figures")) is not None:
+    """Writes the counts, if that was asked for; a process that runs a part of the tests hands them on."""
+    counts = session.config.stash[_figures].counts
+    if (output := getattr(session.config, "workeroutput", None)) is not None:  # of pytest-xdist
+        output["figures"] = dict(counts)
+    elif (file := session.config.getoption("--figures")) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(session.config.stash[_figures].counts))
+        file.write_text(json.dumps(counts))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Adds what such a process has counted."""
+    for what, count in getattr(node, "workeroutput", {}).get("figures", {}).items():
+        node.config.stash[_figures].add(what, count)
 
 
 def put_into(page: Path, text: str) -> None:

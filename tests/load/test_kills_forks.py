@@ -1,9 +1,11 @@
 """Processes that fork, or become another program, in the middle of a load: what is left of them keeps no connection."""
 
 import asyncio
+import errno
 import os
 import select
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +52,13 @@ def kept_of_connections(pid: int) -> list[str]:
         kept += [f"mapping {line}" for line in maps]
     ours = ("socket:", "anon_inode:", "/memfd:shmrpc")
     return [what for what in kept if what.startswith(ours) or (what.startswith("mapping") and "memfd:shmrpc" in what)]
+
+
+def nobody_listens(path: str) -> bool:
+    """Whether a connection is refused."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 async def end(pid: int) -> None:
@@ -116,6 +125,7 @@ async def test_a_server_that_becomes_another_program_is_gone_and_keeps_nothing(
                         ledger.fail(number, caught.value)
                         await until(lambda: is_another(servers.pid), "the program to be another")
                         assert kept_of_connections(servers.pid) == []
+                        await until(lambda: nobody_listens(path), "the kernel to close what was no fd any more")
                         figures.add("faults survived")
                         before = servers.pid
                         successor = await servers.begin(loop=loop)

@@ -169,7 +169,8 @@ async def test_a_client_that_stands_still_stops_the_handler_within_its_window(pa
             stop(client.process)
             gave = await stands_still(lambda: streamer.events.total())
             lent = sum(lease.nbytes for lease in shmrpc.leases(server))
-            assert lent <= 3 * (4 * MIB + 2 * 100_000)
+            # Beyond the window: the item that passes its end, one that waits for room, and two in the reader's hands.
+            assert lent <= 3 * (4 * MIB + 4 * 100_000)
             client.process.send_signal(signal.SIGCONT)
             await until(lambda: streamer.events.total() > gave + 300, "the streams to go on")
 

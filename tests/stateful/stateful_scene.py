@@ -318,8 +318,8 @@ class Scene:
                     self.run(conn.manager.__aexit__(None, None, None))
         for place in self.places:
             for server in place.servers:
-                server.resume()
                 with suppress(AssertionError, ProcessLookupError):  # it may have ended, and been reaped
+                    server.resume()
                     server.kill()
         for child in self.children:
             child.end()
