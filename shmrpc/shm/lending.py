@@ -16,9 +16,9 @@ from typing import Final
 
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.context import Lease, Peer, remaining_seconds
-from shmrpc.errors import ProtocolError, ResourceExhausted, Unavailable, anew
+from shmrpc.errors import DeadlineExceeded, ProtocolError, ResourceExhausted, Unavailable, anew
 from shmrpc.shm import envelope
-from shmrpc.shm.arena import size_text, whole_granules
+from shmrpc.shm.arena import Region, size_text, whole_granules
 from shmrpc.shm.borrowing import PEER_OWNED, Borrowed, Returned, own_view
 from shmrpc.shm.channel import Channel
 from shmrpc.shm.extents import Extents
@@ -244,8 +244,10 @@ class Lender:
         Raises:
             ResourceExhausted: it is too large, the system has no memory, or none came home before the deadline; the text
                 says who holds it.
+            DeadlineExceeded: there was room, and its memory was still being made then.
             Unavailable: the connection ended.
         """
+        made: Region | None = None
         try:
             async with asyncio.timeout(remaining_seconds(deadline_ns) if deadline_ns else None):
                 while True:
@@ -254,14 +256,18 @@ class Lender:
                     outcome = self._try_place(packed, method)
                     if isinstance(outcome, Placed):
                         return outcome
-                    await self._relieve(outcome, packed)
+                    made = self._relief(outcome, packed)
+                    await (self._extents.wait_attached(made) if made is not None else self._wait_home())
         except TimeoutError:
-            nbytes = len(packed.payload) + sum(piece.nbytes for piece in packed.pieces)
+            size = size_text(len(packed.payload) + sum(piece.nbytes for piece in packed.pieces))
+            if made is not None:
+                raise DeadlineExceeded(f"{method} was not sent: an extent for {size} was not ready in time") from None
             raise ResourceExhausted(
-                f"{method} was not sent: no room for {size_text(nbytes)} before the deadline; {self.usage_text()}"
+                f"{method} was not sent: no room for {size} before the deadline; {self.usage_text()}"
             ) from None
 
-    async def _relieve(self, shortage: Shortage, packed: Packed) -> None:
+    def _relief(self, shortage: Shortage, packed: Packed) -> Region | None:
+        """The extent that is being made for a message, or comes with an array of its own; None: memory must come home."""
         region = shortage.region
         try:
             if region is None and shortage.nbytes:
@@ -270,12 +276,9 @@ class Lender:
             self._give_up(shortage.held)
         if region is None and shortage.held:
             region = self._extents.promise(self._fresh_bytes(packed))  # one for all of it
-        if region is not None:
-            if self._timer is None:
-                self._schedule()
-            await self._extents.wait_attached(region)
-        else:
-            await self._wait_home()
+        if region is not None and self._timer is None:
+            self._schedule()
+        return region
 
     def _fresh_bytes(self, packed: Packed) -> int:
         """The size of all blocks that a message needs, beside those that it refers to."""

@@ -180,6 +180,7 @@ class OutgoingCalls:
 
         Raises:
             ResourceExhausted: no memory came home before the deadline.
+            DeadlineExceeded: memory was still being made then.
             Unavailable: the connection ended meanwhile.
         """
         try:

@@ -14,7 +14,7 @@ from joined import SMALL, rung
 from life_waiting import until
 from memories import METHOD, MIB, SLAB, End, Pair, numbered, on, packed, two_ends
 
-from shmrpc.errors import ConnectionLost, ProtocolError, ResourceExhausted
+from shmrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, ResourceExhausted
 from shmrpc.shm import segment
 from shmrpc.shm.layout import GRANULE
 from shmrpc.shm.placed import Placed
@@ -332,7 +332,7 @@ async def test_the_deadline_counts_while_an_extent_is_made(monkeypatch: pytest.M
 
     monkeypatch.setattr(segment.Extent, "commit", wait_and_commit)
     async with two_ends() as (left, _):
-        with pytest.raises(ResourceExhausted, match="before the deadline; extents have 4 MiB of 64 MiB"):
+        with pytest.raises(DeadlineExceeded, match=rf"{METHOD} was not sent: an extent for 1 MiB was not ready"):
             await left.lender.place(packed([numbered(MIB)]), METHOD, monotonic_ns() + 20_000_000)
         opened.set()
         await until(lambda: left.arena.extents[0].attached, "the extent, which others can use")
