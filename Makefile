@@ -1,6 +1,6 @@
 # Everything happens in .venv, which the first command that needs it makes.
 #   make demo      the example services as real processes, with a table at the end
-#   make test      the test suite; make test ARGS="-k stream" passes pytest options
+#   make test      the test suite, in four processes; make test ARGS="-n 0 -k stream" passes pytest options
 #   make mutants   removes guards one by one, and sees tests fail
 #   make proof     all that takes minutes, and the table of docs/proof.md
 #   make lint      ruff, mypy, basedpyright
@@ -28,7 +28,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python -m examples.images
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 mutants: $(VENV)/.installed-test
 	$(BIN)/python tests/mutants/run.py --figures $(PROOF)/mutants.json

@@ -135,7 +135,7 @@ TRAVELLERS: list[tuple[Any, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_", "values"), TRAVELLERS, ids=str)
+@pytest.mark.parametrize(("type_", "values"), TRAVELLERS, ids=[str(type_) for type_, _ in TRAVELLERS])
 def test_buffers_travel_wherever_a_type_has_them(type_: Any, values: list[Any]) -> None:
     for value in values:
         arrived = arrive(value, type_)

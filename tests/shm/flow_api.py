@@ -129,6 +129,7 @@ class Streamer(Flow):
         async def numbers() -> AsyncIterator[int]:
             for item in range(items):
                 yield item
+            asyncio.get_running_loop().call_soon(self._note, "sent", number)  # which is after they were
             await self.go.wait()
             yield items
 
