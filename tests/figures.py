@@ -55,6 +55,8 @@ class Figures:
         self.long = long
         """Whether to take the time that the full counts need."""
         self.counts: dict[str, float] = defaultdict(int)
+        self.lost = False
+        """Whether a process has died that counted too."""
 
     def add(self, what: str, count: float = 1) -> None:
         """Adds to a count; adding 0 says that it was looked at."""
@@ -116,15 +118,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     counts = session.config.stash[_figures].counts
     if (output := getattr(session.config, "workeroutput", None)) is not None:  # of pytest-xdist
         output["figures"] = dict(counts)
-    elif (file := session.config.getoption("--figures")) is not None:
+    elif (file := session.config.getoption("--figures")) is not None and not session.config.stash[_figures].lost:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(counts))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Adds what such a process has counted."""
-    for what, count in getattr(node, "workeroutput", {}).get("figures", {}).items():
+    """Adds what such a process has counted; one that died has told nobody, and no sum is written."""
+    counted = getattr(node, "workeroutput", {}).get("figures")
+    node.config.stash[_figures].lost |= counted is None
+    for what, count in (counted or {}).items():
         node.config.stash[_figures].add(what, count)
 
 

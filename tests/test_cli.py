@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,13 +33,16 @@ def until(path: str | Path, process: "subprocess.Popen[str]", *, there: bool = T
 
 
 @contextmanager
-def running(*arguments: str, pass_fds: tuple[int, ...] = ()) -> "Iterator[subprocess.Popen[str]]":
+def running(
+    *arguments: str, pass_fds: tuple[int, ...] = (), own_group: bool = False
+) -> "Iterator[subprocess.Popen[str]]":
     """A command, in the folder of `cli_worker`; killed in the end if it still runs."""
     with subprocess.Popen(
         [*SHMRPC, *arguments],
         cwd=HERE,
         env=ENVIRONMENT,
         pass_fds=pass_fds,
+        process_group=0 if own_group else None,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -337,6 +340,84 @@ def test_when_a_worker_dies_all_are_stopped_and_the_status_is_1(path: str) -> No
         assert "a worker ended by itself, exit codes [" in said
         assert "-9" in said
     assert not os.path.exists(path)
+
+
+def listening(supervisor: int) -> list[int]:
+    """The workers that handle signals by now."""
+    pids = []
+    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        if b"--supervised" in Path(f"/proc/{pid}/cmdline").read_bytes() and caught >> (signal.SIGTERM - 1) & 1:
+            pids.append(int(pid))
+    return pids
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+
+
+@contextmanager
+def two_workers_and_a_call(
+    path: str, folder: Path
+) -> "Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str], Path]]":
+    """Two workers with their supervisor in a group of processes, a call under way at one, and the gate that it waits for."""
+    started, gate = folder / "started", folder / "gate"
+    with running(
+        "serve", "cli_worker:Worker", "--at", path, "--workers", "2", "--grace", "1000", own_group=True
+    ) as server:
+        wait_until(lambda: len(listening(server.pid)) == 2)
+        with running("call", path, "hold", json.dumps([str(started), str(gate)])) as caller:
+            until(started, server)
+            yield server, caller, gate
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["their supervisor", "all of them"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_are_told_to_stop_answer_what_runs(
+    path: str, folder: Path, number: signal.Signals, send: Callable[[int, int], None]
+) -> None:
+    """Also where a terminal or systemd tells each of them, as their supervisor does."""
+    with two_workers_and_a_call(path, folder) as (server, caller, gate):
+        workers = listening(server.pid)
+        send(server.pid, number)
+        wait_until(lambda: not all(map(is_there, workers)))  # the one that is idle ends
+        assert not os.path.exists(path)
+        gate.touch()
+        assert caller.communicate(timeout=PATIENCE_SECONDS) == ('"held"\n', "")
+        assert server.communicate(timeout=PATIENCE_SECONDS) == ("", "")
+        assert server.returncode == 0
+
+
+def test_workers_that_are_told_twice_wait_for_nothing(path: str, folder: Path) -> None:
+    with two_workers_and_a_call(path, folder) as (server, caller, _):
+        server.terminate()
+        until(path, server, there=False)
+        server.terminate()
+        output, errors = caller.communicate(timeout=PATIENCE_SECONDS)
+        assert errors.startswith("shmrpc: UNAVAILABLE: Worker.hold was cut off: the server stopped before it ended")
+        assert server.communicate(timeout=PATIENCE_SECONDS) == ("", "")
+        assert (server.returncode, output) == (0, "")
+
+
+def test_workers_whose_supervisor_was_killed_answer_what_runs_and_end(path: str, folder: Path) -> None:
+    with two_workers_and_a_call(path, folder) as (server, caller, gate):
+        workers = listening(server.pid)
+        server.kill()
+        wait_until(lambda: not all(map(is_there, workers)))
+        gate.touch()
+        assert caller.communicate(timeout=PATIENCE_SECONDS) == ('"held"\n', "")
+        wait_until(lambda: not any(map(is_there, workers)))
 
 
 def test_workers_that_are_stopped_while_they_start_end_too(path: str) -> None:

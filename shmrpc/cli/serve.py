@@ -1,6 +1,7 @@
 """``shmrpc serve module:attr [module:attr …] --at PATH``: serves until SIGTERM or SIGINT, then drains."""
 
 import argparse
+import asyncio
 import importlib
 import logging
 import os
@@ -8,12 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
 from typing import Any, Final
 
 from shmrpc.cli.common import UsageError, run_loop
-from shmrpc.server import DRAIN_SECONDS, serve
+from shmrpc.server import DRAIN_SECONDS, Server, serve
 from shmrpc.shm_gate import make_settings
 
 log: Final = logging.getLogger("shmrpc.server")
@@ -57,6 +59,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             help=f"let in clients with this {credential}; may be repeated (default: uids own and root)",
         )
     parser.add_argument("--loop", default="auto", choices=("auto", "uvloop", "asyncio"))
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # one of several workers
     parser.add_argument("--debug", action="store_true", help="send the text of unexpected errors to the caller")
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
 
@@ -82,15 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_workers(arguments)
     sys.path.insert(0, os.getcwd())
     services = [load(reference) for reference in arguments.services]
-    main = serve(
-        *services,
-        at=arguments.at,
-        mode=_mode(arguments.mode),
-        fd=arguments.fd,
-        grace=arguments.grace,
-        **settings,
-    )
-    run_loop(main, arguments.loop)
+    settings |= {"at": arguments.at, "mode": _mode(arguments.mode), "fd": arguments.fd, "grace": arguments.grace}
+    run_loop((_serve_supervised if arguments.supervised else serve)(*services, **settings), arguments.loop)
     _leave_threads()
     return 0
 
@@ -154,23 +150,60 @@ def _mode(text: str) -> int:
         raise UsageError(f"--mode is octal, like 660, not {text!r}") from None
 
 
+async def _serve_supervised(*services: object, **options: Any) -> None:
+    """What a worker does: serves until a signal comes, or its supervisor has gone, then drains.
+
+    That nothing more is waited for is only its supervisor's to say, by a byte on stdin: a terminal, or systemd, signals it
+    as well as the supervisor, which passes the signal on.
+    """
+    server = Server(*services, **options)
+    loop = asyncio.get_running_loop()
+    draining: set[asyncio.Task[bool]] = set()
+
+    def drain(grace: float | None = None) -> None:
+        draining.add(loop.create_task(server.drain(grace)))
+
+    def hear() -> None:
+        if os.read(sys.stdin.fileno(), 1):
+            drain(0)
+        else:
+            loop.remove_reader(sys.stdin.fileno())
+            drain()
+
+    def begin_to_listen() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, drain)
+        loop.add_reader(sys.stdin.fileno(), hear)
+
+    server._before_listening = begin_to_listen  # whoever sees that it listens may also stop it
+    async with server:
+        await server.wait_closed()
+
+
 def _run_workers(arguments: argparse.Namespace) -> int:
     """Listens once and starts that many processes on the socket; stops them all when one ends or a signal comes."""
     from shmrpc.shm import address
 
     path = address.path_of(arguments.at)
     inode: int | None = None
-    processes: list[subprocess.Popen[bytes]] = []
-    asked_to_stop = False
+    told: dict[subprocess.Popen[bytes], int] = {}  # how often each worker
+    asked = 0
 
-    def stop_all() -> None:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
+    def pass_on() -> None:
+        for process in list(told):
+            while told[process] < asked:
+                told[process] += 1
+                if told[process] == 1:
+                    process.send_signal(signal.SIGTERM)
+                else:
+                    _end_now(process)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked_to_stop
-        asked_to_stop = True
-        stop_all()
+        nonlocal asked
+        asked += 1
+        if inode is not None:
+            address.unlink_own(path, inode)
+        pass_on()
 
     # Before it listens: whoever sees that it does may also stop it.
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -180,21 +213,24 @@ def _run_workers(arguments: argparse.Namespace) -> int:
             inode = os.lstat(path).st_ino
         else:
             sock = address.inherit(arguments.fd)
-        command = [sys.executable, "-m", "shmrpc", *_worker_arguments(arguments, sock.fileno())]
-        for _ in range(arguments.workers):
-            processes.append(subprocess.Popen(command, pass_fds=(sock.fileno(),)))
-        sock.close()
-        if asked_to_stop:
-            stop_all()  # those that were not in the list when the signal came
+        with sock:
+            command = [sys.executable, "-m", "shmrpc", *_worker_arguments(arguments, sock.fileno())]
+            for _ in range(arguments.workers):
+                process = subprocess.Popen(command, pass_fds=(sock.fileno(),), stdin=subprocess.PIPE, bufsize=0)
+                told[process] = 0
+                pass_on()  # what came meanwhile
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until the first of them ends, for whatever reason
-        early = not asked_to_stop
-        stop_all()
-        codes = [process.wait() for process in processes]
+        early = not asked
+        asked = max(asked, 1)
+        pass_on()
+        codes = [process.wait() for process in told]
     finally:
-        for process in processes:
+        for process in told:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
         if inode is not None:
             address.unlink_own(path, inode)
         for number, handler in previous.items():
@@ -202,6 +238,13 @@ def _run_workers(arguments: argparse.Namespace) -> int:
     if early:
         print(f"shmrpc: a worker ended by itself, exit codes {codes}; all were stopped", file=sys.stderr)
     return 1 if early or any(code not in (0, -signal.SIGTERM) for code in codes) else 0
+
+
+def _end_now(worker: "subprocess.Popen[bytes]") -> None:
+    """Tells a worker not to wait for what still runs."""
+    assert worker.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended
+        worker.stdin.write(b"!")
 
 
 def _worker_arguments(arguments: argparse.Namespace, fd: int) -> list[str]:
@@ -214,6 +257,7 @@ def _worker_arguments(arguments: argparse.Namespace, fd: int) -> list[str]:
         str(fd),
         "--grace",
         str(arguments.grace),
+        "--supervised",
     ]
     for name in ("polling", "doorbell", "segment", "loop", "log_level"):
         passed += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]

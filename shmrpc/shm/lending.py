@@ -1,8 +1,8 @@
 """What this side of a connection sends out of band: pieces go into blocks of its arena, and leases on them to the peer.
 
 Owns where each piece of a message goes: an array that was born in the arena, or came from the peer, by reference; all else
-by one copy. Owns the waiting for memory: until some comes home, or until the deadline, and then it says who holds how much
-of it. Extents are made by `extents`.
+by one copy. Owns the waiting for memory: until some comes home or is made, or until the deadline; where none came home, it
+then says who holds how much of it. Extents are made by `extents`.
 """
 
 import asyncio
