@@ -86,7 +86,7 @@ CONFINED = {
     "doorbells": ({"eventfd", "eventfd_read", "eventfd_write", "pipe", "pipe2", "pwritev"}, {"shm.doorbell"}),
     "the readiness of fds": (
         {"add_reader", "remove_reader", "add_writer", "remove_writer"},
-        {"shm.poller", "shm.control", "shm.listener", "shm.liveness"},
+        {"shm.poller", "shm.control", "shm.listener", "shm.liveness", "cli.serve"},
     ),
     "the queue of the event loop": (
         {"call_soon", "call_soon_threadsafe"},
