@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,14 +173,6 @@ def serving(service: object, path: str) -> Iterator[None]:
         yield
     finally:
         thread.stop()
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Returns when a condition holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.001)
 
 
 class InThread:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blocking_service import InThread, Listener, Odd, PlainWork, Work, Worker, serving, wait_until
+from blocking_service import InThread, Listener, Odd, PlainWork, Work, Worker, serving
+from life_waiting import wait_until
 
 import shmrpc
 

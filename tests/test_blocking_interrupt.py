@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from blocking_service import PATIENCE, Worker, serving, wait_until
+from blocking_service import PATIENCE, Worker, serving
+from life_waiting import wait_until
 
 HERE = Path(__file__).parent
 

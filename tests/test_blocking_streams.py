@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
-from blocking_service import InThread, Odd, Work, Worker, serving, wait_until
+from blocking_service import InThread, Odd, Work, Worker, serving
+from life_waiting import wait_until
 
 import shmrpc
 from shmrpc.crossing import AHEAD

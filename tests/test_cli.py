@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from life_waiting import is_there, wait_until
 
 import shmrpc
 from shmrpc import cli
@@ -353,20 +354,6 @@ def listening(supervisor: int) -> list[int]:
     return pids
 
 
-def is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
-
-
 @contextmanager
 def two_workers_and_a_call(
     path: str, folder: Path
@@ -376,7 +363,7 @@ def two_workers_and_a_call(
     with running(
         "serve", "cli_worker:Worker", "--at", path, "--workers", "2", "--grace", "1000", own_group=True
     ) as server:
-        wait_until(lambda: len(listening(server.pid)) == 2)
+        wait_until(lambda: len(listening(server.pid)) == 2, "both workers to listen")
         with running("call", path, "hold", json.dumps([str(started), str(gate)])) as caller:
             until(started, server)
             yield server, caller, gate
@@ -391,7 +378,7 @@ def test_workers_that_are_told_to_stop_answer_what_runs(
     with two_workers_and_a_call(path, folder) as (server, caller, gate):
         workers = listening(server.pid)
         send(server.pid, number)
-        wait_until(lambda: not all(map(is_there, workers)))  # the one that is idle ends
+        wait_until(lambda: not all(map(is_there, workers)), "the one that is idle to end")
         assert not os.path.exists(path)
         gate.touch()
         assert caller.communicate(timeout=PATIENCE_SECONDS) == ('"held"\n', "")
@@ -414,10 +401,10 @@ def test_workers_whose_supervisor_was_killed_answer_what_runs_and_end(path: str,
     with two_workers_and_a_call(path, folder) as (server, caller, gate):
         workers = listening(server.pid)
         server.kill()
-        wait_until(lambda: not all(map(is_there, workers)))
+        wait_until(lambda: not all(map(is_there, workers)), "the one that is idle to end")
         gate.touch()
         assert caller.communicate(timeout=PATIENCE_SECONDS) == ('"held"\n', "")
-        wait_until(lambda: not any(map(is_there, workers)))
+        wait_until(lambda: not any(map(is_there, workers)), "the other to end")
 
 
 def test_workers_that_are_stopped_while_they_start_end_too(path: str) -> None:

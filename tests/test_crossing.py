@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from blocking_service import InThread, wait_until
+from blocking_service import InThread
+from life_waiting import wait_until
 
 from shmrpc.crossing import AHEAD, BlockingStream, Feed
 from shmrpc.loop_thread import LoopThread

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from blocking_service import InThread, wait_until
+from blocking_service import InThread
+from life_waiting import wait_until
 
 from shmrpc.errors import Closed, ForkedError, ResourceExhausted, WrongLoop
 from shmrpc.loop_thread import Errand, LoopThread

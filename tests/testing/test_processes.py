@@ -10,19 +10,13 @@ from pathlib import Path
 
 import pytest
 from faulty_api import Shop, ShopService
+from life_waiting import is_there
 
 import shmrpc
 from shmrpc.testing import ServerProcess, command, no_leaks, process
 from shmrpc.testing.processes import running_processes
 
 PATIENCE_SECONDS = 20.0
-
-
-def is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def until_logged(server: ServerProcess, text: str) -> None:
