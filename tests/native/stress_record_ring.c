@@ -3,6 +3,7 @@
  * Under the thread sanitizer this is the test of the publishes [tail] and [head]: a reader that sees a position without
  * everything that was written before it is a data race.
  */
+#define _GNU_SOURCE
 #include "segments.h"
 #include "threads.h"
 

@@ -2,6 +2,7 @@
  *
  * Before each block it publishes a record, which the other one must see the end of once it has taken the block.
  */
+#define _GNU_SOURCE
 #include "segments.h"
 #include "threads.h"
 

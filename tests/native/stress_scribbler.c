@@ -3,6 +3,7 @@
  * What a consumer has checked must be what it uses: the record that it hands out lies inside of the ring whatever the
  * other thread writes meanwhile.
  */
+#define _GNU_SOURCE
 #include "segments.h"
 #include "threads.h"
 
