@@ -31,11 +31,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 mutants: $(VENV)/.installed-test
-	$(BIN)/python tests/mutants/run.py --figures $(PROOF)/mutants.json
+	$(BIN)/python tests/mutants/run.py --figures=$(PROOF)/mutants.json
 
 proof: mutants
-	$(BIN)/python -m pytest --long --figures $(PROOF)/tests.json
-	$(BIN)/python tests/load/soak.py --seconds 600 --figures $(PROOF)/soak.json
+	$(BIN)/python -m pytest --long --figures=$(PROOF)/tests.json
+	$(BIN)/python tests/load/soak.py --seconds 600 --figures=$(PROOF)/soak.json
 	$(BIN)/python tests/figures.py docs/proof.md $(PROOF)/*.json
 
 lint: $(VENV)/.installed-lint

@@ -1,0 +1,71 @@
+"""`.ci/run` runs what failed once more: its own lines, on a project that has nothing but one test."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+CONFTEST = """
+pytest_plugins = "figures"
+"""
+FAILS = """
+from pathlib import Path
+
+def test_that_fails():
+    runs = Path(__file__).with_suffix(".runs")
+    with runs.open("a") as file:
+        file.write("x")
+    assert len(runs.read_text()) > {times}
+
+def test_that_passes():
+    pass
+"""
+
+
+def project(folder: Path, steps: list[str], *, times: int) -> Path:
+    """A tree with the Makefile, these steps of `.ci/run`, and a test that fails some times. The script."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("step "))
+    script = folder / ".ci" / "run"
+    for name, text in {
+        ".ci/run": "\n".join([*lines[:first], *steps]),
+        "Makefile": (ROOT / "Makefile").read_text(),
+        "pyproject.toml": '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n',
+        "setup.py": "",
+        "tests/conftest.py": CONFTEST,
+        "tests/figures.py": (ROOT / "tests" / "figures.py").read_text(),
+        "tests/test_some.py": FAILS.format(times=times),
+        ".venv/bin/python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+        ".venv/.installed-test": "",  # the newest: make has nothing to install
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for program in (script, folder / ".venv" / "bin" / "python"):
+        program.chmod(0o755)
+    return script
+
+
+def run(script: Path) -> "subprocess.CompletedProcess[str]":
+    ours = ("PYTEST_", "MAKE", "MFLAGS")  # what the run that this test is part of has set
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return subprocess.run(
+        [script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_failed_is_run_once_more_and_a_second_failure_counts(tmp_path: Path, times: int) -> None:
+    steps = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith('step "tests"')]
+    assert len(steps) == 1
+    done = run(project(tmp_path, steps, times=times))
+    assert done.stdout.count("FAILED ONCE") == 1, done.stdout
+    assert len((tmp_path / "tests" / "test_some.runs").read_text()) == 2, "nor a third time"
+    assert (done.returncode == 0) == (times == 1), done.stdout
+    summary = "= 1 passed in" if times == 1 else "= 1 failed in"
+    assert summary in done.stdout.partition("FAILED ONCE")[2], "what failed is run again, and it alone"
