@@ -34,6 +34,7 @@ def project(folder: Path, steps: list[str], *, times: int) -> Path:
     script = folder / ".ci" / "run"
     for name, text in {
         ".ci/run": "\n".join([*lines[:first], *steps]),
+        ".ci/twice.sh": (ROOT / ".ci" / "twice.sh").read_text(),
         "Makefile": (ROOT / "Makefile").read_text(),
         "pyproject.toml": '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n',
         "setup.py": "",
