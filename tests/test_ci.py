@@ -65,8 +65,9 @@ def test_what_failed_is_run_once_more_and_a_second_failure_counts(tmp_path: Path
     steps = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith('step "tests"')]
     assert len(steps) == 1
     done = run(project(tmp_path, steps, times=times))
-    assert done.stdout.count("FAILED ONCE") == 1, done.stdout
-    assert len((tmp_path / "tests" / "test_some.runs").read_text()) == 2, "nor a third time"
+    runs = tmp_path / "tests" / "test_some.runs"
+    assert runs.exists(), done.stdout
+    assert runs.read_text() == "xx", done.stdout
     assert (done.returncode == 0) == (times == 1), done.stdout
     summary = "= 1 passed in" if times == 1 else "= 1 failed in"
     assert summary in done.stdout.partition("FAILED ONCE")[2], "what failed is run again, and it alone"
