@@ -285,7 +285,9 @@ class ItemCodec:
         """Decodes a message of many; of items that can hold buffers, only as far as to where each begins."""
 
     def read(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
-        """The items of one message; with the decoder's own errors. Raises ValueError: many come with buffers.
+        """The items of one message; with the decoder's own errors, whose places begin at the item.
+
+        Raises ValueError: many come with buffers.
 
         The writer's types may hold no buffers where the reader's can, and then many come that are unpacked one by one.
         """
@@ -293,7 +295,10 @@ class ItemCodec:
             return [self.unpack(payload, views)]
         if views:
             raise ValueError("an item that has buffers comes alone in its message")
-        items = self.decode_many(payload)
+        try:
+            items = self.decode_many(payload)
+        except msgspec.ValidationError as error:
+            raise msgspec.ValidationError(_within_item(str(error))) from None
         return [self.unpack(bytes(item), ()) for item in items] if self.buffered else items
 
     @cached_property
@@ -314,6 +319,13 @@ encode_into: Final[Callable[[Any, bytearray, int], None]] = msgspec.msgpack.Enco
     enc_hook=exporters.unwrap
 ).encode_into
 """Encodes what holds no buffers into the end of a bytearray."""
+
+
+def _within_item(text: str) -> str:
+    """A decoder's text of many items as one of the item that is wrong: its number in the message tells nobody anything."""
+    reason, separator, place = text.partition(" - at `$[")
+    _, _, rest = place.partition("]")
+    return reason if not separator or rest == "`" else f"{reason} - at `${rest}"
 
 
 def head_of_many(count: int) -> bytes:

@@ -50,6 +50,7 @@ class Pipe:
         read: Callable[..., list[Any]],
         receive: Receive,
         ready: deque[Any] | None = None,
+        misfit: Callable[[Exception], Exception] | None = None,
     ) -> None:
         self.inlet: Final = Inlet(
             loop,
@@ -58,7 +59,7 @@ class Pipe:
             self._grant,
             ready,
         )
-        self.outlet: Final = Outlet(loop, items, DirectSink(self.inlet, receive), DEFAULT_WINDOW)
+        self.outlet: Final = Outlet(loop, items, DirectSink(self.inlet, receive), DEFAULT_WINDOW, misfit=misfit)
 
     def _grant(self, items: int, nbytes: int) -> None:
         self.outlet.grant(items, nbytes)
@@ -73,7 +74,7 @@ class LocalFlow:
         self._loop = loop
         self._name = method.full_name
         self.arguments: Final = (
-            Pipe(loop, method.argument_items, method.read_argument_items, receive)
+            Pipe(loop, method.argument_items, method.read_argument_items, receive, misfit=method.item_misfit)
             if method.argument_items is not None
             else None
         )

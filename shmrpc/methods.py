@@ -300,14 +300,18 @@ class Method:
             InvalidArgument: they do not fit; names the parameter.
         """
         assert self.argument_items is not None
-        assert self.stream_index is not None
         try:
             if json:
                 return self.argument_items.read_json(payload)
             return self.argument_items.read(payload, views, many=many)
         except Exception as error:  # a type's __post_init__ is arbitrary code
-            name = self._parameters[self.stream_index].name
-            raise InvalidArgument(f"{self.full_name}: an item of parameter {name!r} does not fit: {error}") from None
+            raise self.item_misfit(error) from None
+
+    def item_misfit(self, error: Exception) -> InvalidArgument:
+        """What is wrong with an item of the parameter that is a stream, by the error of an encoder or decoder."""
+        assert self.stream_index is not None
+        name = self._parameters[self.stream_index].name
+        return InvalidArgument(f"{self.full_name}: an item of parameter {name!r} does not fit: {error}")
 
     def read_result_items(self, payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
         """Decodes and checks items of the result.

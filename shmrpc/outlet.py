@@ -64,6 +64,7 @@ class Outlet:
         sink: Sink,
         window: Window,
         encode_json: Callable[[Any], bytes] | None = None,
+        misfit: Callable[[Exception], Exception] | None = None,
     ) -> None:
         self._loop = loop
         self._items = items
@@ -71,6 +72,8 @@ class Outlet:
         self._window: Final = window
         self._encode_json = encode_json
         """For a peer without the contract: each item is a message, in JSON."""
+        self._misfit = misfit
+        """What is raised for an item that cannot be encoded; None: the encoder's own error."""
         self._body = bytearray(MANY_HEAD_BYTES)
         self._count = 0
         """Items in the body, which wait for more of them, or for the end of this turn of the loop."""
@@ -130,7 +133,13 @@ class Outlet:
         add = self._add_json if self._encode_json is not None else self._add_one if self._items.buffered else self._add
         try:
             async for item in iterator:
-                if not add(item):
+                try:
+                    more = add(item)
+                except Exception as error:  # the encoder meets arbitrary values
+                    if self._misfit is None:
+                        raise
+                    raise self._misfit(error) from error
+                if not more:
                     del item  # it may hold memory that the reader waits for
                     await self._go_on()
         except asyncio.CancelledError:

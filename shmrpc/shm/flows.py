@@ -56,6 +56,10 @@ class Streaming(Protocol):
         """Decodes and checks items of the result."""
         ...
 
+    def item_misfit(self, error: Exception) -> RpcError:
+        """What is wrong with an item of the parameter, by its encoder's error."""
+        ...
+
 
 class RecordSink:
     """Sends the items of one stream as records of one kind."""
@@ -194,7 +198,7 @@ class OutgoingFlow:
         assert method.argument_items is not None
         is_open = partial(self._flows.is_open, call)
         sink = RecordSink(common, ARGUMENTS, call.call_id, method.full_name, is_open)
-        self.outlet = Outlet(common.loop, method.argument_items, sink, common.peer_window)
+        self.outlet = Outlet(common.loop, method.argument_items, sink, common.peer_window, misfit=method.item_misfit)
         self._pump = Pump(
             common.loop,
             method.full_name,

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions
-from shmrpc.errors import Closed, RpcError
+from shmrpc.errors import Closed, Internal, RpcError
 from shmrpc.shm import envelope
 from shmrpc.shm.borrowing import Parcel
 from shmrpc.shm.flows import OutgoingFlow
@@ -44,6 +44,10 @@ class JsonMethod(NamedTuple):
     def read_result_items(payload: bytes, views: Sequence[Buffer], *, many: bool) -> list[Any]:
         """The item of one message, as it is."""
         return [payload]
+
+    def item_misfit(self, error: Exception) -> RpcError:
+        """What is wrong with an item: nothing can be, of bytes."""
+        return Internal(f"{self.full_name}: an item cannot be sent: {error}")
 
 
 class JsonCalls:

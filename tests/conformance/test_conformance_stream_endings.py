@@ -6,6 +6,7 @@ import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 from conformance_streams import Numbered, OutOfItems, Streams
 from conformance_transports import Transport, on_every_transport
@@ -77,9 +78,26 @@ async def test_an_argument_that_does_not_fit_is_refused_with_its_name(streams: S
 
 @on_every_transport
 async def test_an_item_that_cannot_be_encoded_fails_the_call(streams: Streams) -> None:
-    with pytest.raises(TypeError, match="unsupported"):
+    misfit = "an item of parameter 'parts' does not fit"
+    with pytest.raises(shmrpc.InvalidArgument, match=f"Streams.total: {misfit}: .*unsupported"):
         await streams.total(each([1, object()]))
+    floats: list[Any] = [np.zeros(3)]
+    with pytest.raises(shmrpc.InvalidArgument, match=rf"Streams.lengths: {misfit}: got float64 of shape \(3,\)"):
+        await streams.lengths(1, each(floats))
+    with pytest.raises(shmrpc.InvalidArgument, match=rf"Streams.negate: {misfit}: got float64 of shape \(3,\)"):
+        assert [item async for item in streams.negate(each(floats))]
     assert await streams.total(each([1])) == 1
+
+
+@on_every_transport
+async def test_where_in_an_item_a_mistake_is_does_not_depend_on_the_items_before_it(streams: Streams) -> None:
+    with pytest.raises(shmrpc.InvalidArgument, match="does not fit: Expected `int`, got `str`$"):
+        await streams.total(each([*range(100), "one"]))
+    wrong: list[Any] = [*map(Numbered, range(100)), {"number": "one"}]
+    with pytest.raises(shmrpc.InvalidArgument, match=r"Expected `int`, got `str` - at `\$.number`$"):
+        assert [item async for item in streams.echo(each(wrong))]
+    with pytest.raises(shmrpc.Internal, match="does not fit the contract: Expected `int`, got `str`$"):
+        assert [number async for number in streams.misfits()]
 
 
 @on_every_transport
