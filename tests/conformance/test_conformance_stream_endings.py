@@ -91,12 +91,12 @@ async def test_an_item_that_cannot_be_encoded_fails_the_call(streams: Streams) -
 
 @on_every_transport
 async def test_where_in_an_item_a_mistake_is_does_not_depend_on_the_items_before_it(streams: Streams) -> None:
-    with pytest.raises(shmrpc.InvalidArgument, match="does not fit: Expected `int`, got `str`$"):
+    with pytest.raises(shmrpc.InvalidArgument, match=r"does not fit: Expected `int`, got `str`$"):
         await streams.total(each([*range(100), "one"]))
     wrong: list[Any] = [*map(Numbered, range(100)), {"number": "one"}]
     with pytest.raises(shmrpc.InvalidArgument, match=r"Expected `int`, got `str` - at `\$.number`$"):
         assert [item async for item in streams.echo(each(wrong))]
-    with pytest.raises(shmrpc.Internal, match="does not fit the contract: Expected `int`, got `str`$"):
+    with pytest.raises(shmrpc.Internal, match=r"does not fit the contract: Expected `int`, got `str`$"):
         assert [number async for number in streams.misfits()]
 
 
