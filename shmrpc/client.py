@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import anyio
+
 from shmrpc import contract as contracts
 from shmrpc import dispatch
 from shmrpc.context import CallOptions, Endpoint, Metadata, Peer, Reply, make_stubs_with
@@ -65,8 +67,9 @@ class Connection(Generic[T]):
         return cast(T, Stub(self._contract, self._transport, self._options))
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Closes the connection."""
-        await self._transport.close()
+        """Closes the connection, also in a scope of anyio's that was cancelled."""
+        with anyio.CancelScope(shield=True):
+            await self._transport.close()
 
 
 def _stub_over(contract: Any, transport_of: Callable[[Contract], Transport]) -> Stub:
@@ -156,7 +159,7 @@ def options(
         metadata: Added to the stub's, key by key.
         idle_timeout: Seconds that the next item of a result that is a stream may take, counted from when it is asked for;
             then the call ends with `DeadlineExceeded`. None leaves it as it is.
-        reply: Where to put the metadata that the server attaches to its answer.
+        reply: Where to put the metadata that the server attaches to its answer; a one-way call has none.
         retry: When calls are made again, instead of the stub's; None leaves it as it is.
         interceptors: Added to the stub's, inside of them.
 

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import anyio
+
 from shmrpc import shm_gate
 from shmrpc.context import Lease
 from shmrpc.dispatch import Dispatcher
@@ -107,13 +109,18 @@ class Server:
                 self._dispatcher, self._at, mode=self._mode, fd=self._fd, settings=self._settings
             )
         except BaseException:
-            await self._dispatcher.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                await self._dispatcher.__aexit__(None, None, None)
             raise
         self._dispatcher.carried_by(self._listener)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Drains, then closes everything and leaves the services."""
+        """Drains, then closes everything and leaves the services; also in a scope of anyio's that was cancelled."""
+        with anyio.CancelScope(shield=True):
+            await self._leave()
+
+    async def _leave(self) -> None:
         try:
             await self.drain()
         finally:

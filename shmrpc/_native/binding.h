@@ -20,6 +20,7 @@ struct native_state {
     PyTypeObject *ledger;
     PyTypeObject *pending_call;
     PyObject *cancelled_error; /* asyncio.CancelledError */
+    PyObject *future;          /* asyncio.Future */
     PyObject *enter_task;      /* asyncio's own means for foreign tasks */
     PyObject *leave_task;
 };

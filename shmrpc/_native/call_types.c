@@ -307,7 +307,16 @@ static PyMemberDef pending_call_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+/* isinstance() says that it is one of asyncio's futures, as which it behaves where a task awaits it. anyio asks so whether
+ * what a task waits for has ended; if that were no future, it would cancel the task once more than it takes back.
+ */
+static PyObject *pending_call_get_class(PendingCallObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(native_state_of(Py_TYPE(self))->future);
+}
+
 static PyGetSetDef pending_call_getset[] = {
+    {"__class__", (getter)(void (*)(void))pending_call_get_class, NULL, PyDoc_STR("asyncio.Future, for isinstance()."), NULL},
     {"_asyncio_future_blocking", (getter)(void (*)(void))pending_call_get_blocking,
      (setter)(void (*)(void))pending_call_set_blocking, PyDoc_STR("asyncio's mark of a future that is being awaited."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -337,12 +346,13 @@ static PyType_Spec pending_call_spec = {
 
 int add_call_types(PyObject *module, struct native_state *state)
 {
-    PyObject *exceptions = PyImport_ImportModule("asyncio.exceptions");
-    if (!exceptions)
+    PyObject *asyncio = PyImport_ImportModule("asyncio");
+    if (!asyncio)
         return -1;
-    state->cancelled_error = PyObject_GetAttrString(exceptions, "CancelledError");
-    Py_DECREF(exceptions);
-    if (!state->cancelled_error)
+    state->cancelled_error = PyObject_GetAttrString(asyncio, "CancelledError");
+    state->future = PyObject_GetAttrString(asyncio, "Future");
+    Py_DECREF(asyncio);
+    if (!state->cancelled_error || !state->future)
         return -1;
     state->pending_call = (PyTypeObject *)PyType_FromModuleAndSpec(module, &pending_call_spec, NULL);
     return state->pending_call ? PyModule_AddType(module, state->pending_call) : -1;

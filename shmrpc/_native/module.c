@@ -154,6 +154,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->ledger);
     Py_VISIT(state->pending_call);
     Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->future);
     Py_VISIT(state->enter_task);
     Py_VISIT(state->leave_task);
     return 0;
@@ -172,6 +173,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->pending_call);
     Py_CLEAR(state->cancelled_error);
+    Py_CLEAR(state->future);
     Py_CLEAR(state->enter_task);
     Py_CLEAR(state->leave_task);
     return 0;

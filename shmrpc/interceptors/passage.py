@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextvars import Context, copy_context
 from typing import Any, Final
 
+import anyio
+
 from shmrpc.interceptors.call import Intercepted, Interceptor
 from shmrpc.interceptors.chain import Chain, Each
 
@@ -261,7 +263,8 @@ class _Passage:
             if over is not None:
                 over.cancel()  # an interceptor may have a task of its own for it
         try:
-            await _ended(task)
+            with anyio.CancelScope(shield=True):  # else what interceptors shield is cut off, unlike around a unary call
+                await _ended(task)
             if not task.cancelled():
                 task.result()
         finally:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Final, Literal
 
+import anyio
+
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Endpoint, Lease, Peer, remaining_seconds
 from shmrpc.contract import Contract
@@ -79,6 +81,8 @@ class Link:
         """Of the session that takes new calls; None while there is none."""
         self._retiring: set[Session] = set()
         """Sessions whose server drains: they finish what runs."""
+        self._hung_up: Final[set[Session]] = set()
+        """Sessions that were ended from this side."""
         self._delay = BACKOFF_FIRST
         self._established_ns = 0
         self._reconnecting: asyncio.Task[None] | None = None
@@ -214,7 +218,8 @@ class Link:
         try:
             await self._open()
         except BaseException:
-            await self._leave()
+            with anyio.CancelScope(shield=True):
+                await self._leave()
             raise
 
     async def _leave(self) -> None:
@@ -333,21 +338,32 @@ class Link:
 
     async def close(self) -> None:
         """Ends the connection and every call on it. Idempotent. In a forked child there is nothing to be ended."""
-        self.closed = True
+        self.hang_up()
         if self.forked:
             return
-        sessions = [session for session in (self._session, *self._retiring) if session is not None]
-        self._close_sessions()
-        for session in sessions:
+        try:
+            await self._wait_hung_up()
+        finally:
+            await self._leave()
+
+    def hang_up(self) -> None:
+        """Ends every session, and does not wait for what that ends. Idempotent."""
+        self.closed = True
+        if not self.forked:
+            self._hung_up.update(session for session in (self._session, *self._retiring) if session is not None)
+            self._close_sessions()
+            if self._reconnecting is not None:
+                self._reconnecting.cancel()
+
+    async def _wait_hung_up(self) -> None:
+        for session in self._hung_up:
             await session.memory.wait_closed()
             if session.incoming is not None:
                 await session.incoming.wait_closed()
         if self._reconnecting is not None:
-            self._reconnecting.cancel()
             await asyncio.wait((self._reconnecting,))
             self._reconnecting = None
         self._close_sessions()  # one that the reconnecting task had just finished
-        await self._leave()
 
     def _close_sessions(self) -> None:
         for session in (self._session, *self._retiring):

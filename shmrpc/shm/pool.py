@@ -10,6 +10,8 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import anyio
+
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.context import CallOptions, Endpoint, Lease, Peer
 from shmrpc.dispatch import Dispatcher
@@ -209,7 +211,8 @@ class Pool:
             if None not in errors and not await self._wait_connected_at_first(errors):
                 raise _why_none(errors)
         except BaseException:
-            await self.close()
+            with anyio.CancelScope(shield=True):
+                await self.close()
             raise
         for link, error in zip(self._links, errors, strict=True):
             if error is not None and link.calls is None:
@@ -236,10 +239,14 @@ class Pool:
     async def close(self) -> None:
         """Ends all connections and every call on them. Idempotent. In a forked child there is nothing to be ended."""
         self.closed = True
-        await asyncio.gather(*(link.close() for link in self._links))
+        for link in self._links:
+            link.hang_up()  # now, whatever becomes of the tasks that wait for what ends
         if self._links[0].forked:
             return
-        await self._exposed.aclose()
+        try:
+            await asyncio.gather(*(link.close() for link in self._links))
+        finally:
+            await self._exposed.aclose()
 
 
 def _why_none(errors: list[RpcError | None]) -> RpcError:

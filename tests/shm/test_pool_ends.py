@@ -55,6 +55,18 @@ async def test_a_server_that_is_not_there_is_left_out_until_it_is(
             assert len(late.began) == 2
 
 
+async def test_a_pool_hangs_up_also_when_its_end_is_cancelled(paths: list[str]) -> None:
+    async with shmrpc.Server(Keeper(), at=paths[0]) as server:
+        connection = shmrpc.connect(Life, paths[0], connections=2)
+        await connection.__aenter__()
+        assert server.connections == 2
+        closing = asyncio.ensure_future(connection.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait((closing,))
+        await until(lambda: not server.connections, "the end of the connections")
+
+
 async def test_where_no_server_is_at_all_connecting_fails_and_names_them(paths: list[str]) -> None:
     with pytest.raises(shmrpc.ConnectFailed) as caught:
         async with shmrpc.connect(Life, paths):
