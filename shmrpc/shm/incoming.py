@@ -37,7 +37,7 @@ from shmrpc.shm.flows import Flows, IncomingFlows
 from shmrpc.shm.incoming_call import NO_METADATA, Callback, IncomingCall
 from shmrpc.shm.memory import Memory
 from shmrpc.shm.placed import Placed
-from shmrpc.shm.protocol import Event, Incoming, step_incoming
+from shmrpc.shm.protocol import Event, Incoming
 from shmrpc.shm.ring import LARGE, View
 
 log: Final = logging.getLogger("shmrpc.server")
@@ -45,7 +45,7 @@ log: Final = logging.getLogger("shmrpc.server")
 _NOT_ENCODED: Final = "its result cannot be encoded"
 _REFUSAL_BYTES: Final = 12
 """What an encoded refusal has beside the bytes of its text, at most."""
-_ORPHANED: Final = Incoming.ORPHANED  # a member of an Enum is looked up slowly, and this one for every call
+_RUNNING: Final = Incoming.RUNNING  # a member of an Enum is looked up slowly, and these for every call that waits
 _EXPIRED: Final = Incoming.EXPIRED
 
 
@@ -75,6 +75,8 @@ class IncomingCalls:
         self.draining = False
         self.peer_is_gone = False
         """Whether nobody is there any more to be answered, so that only one-way calls are worth starting."""
+        self._lost = False
+        """Whether the connection has ended. What still runs is not answered."""
         self._loop = loop
         self.memory: Final = memory
         self._channel = channel
@@ -152,8 +154,8 @@ class IncomingCalls:
             ended, result = self._start(handling, call)
             if not ended:
                 call.waits_since_ns = monotonic_ns()
-                if call.state is not Incoming.RUNNING:
-                    self._cancel_late(call)
+                if call.state is not _RUNNING and call.task is not None:
+                    call.task.cancel()  # it was told in its first step, when it had no task: say, it closed its own server
                 return
             what = _NOT_ENCODED
             packed = self._encode(call, result)
@@ -171,11 +173,6 @@ class IncomingCalls:
     def _may_know(self, call_id: int) -> bool:
         """Whether a call of that number was begun, once; also those that came too late for a drain."""
         return call_id <= self.last_accepted or self.draining
-
-    def _cancel_late(self, call: IncomingCall) -> None:
-        """For a handler that was told to end in its first step, when it had no task yet: say, it closed its own server."""
-        if call.task is not None and not (call.state is Incoming.ORPHANED and call.served.method.oneway):
-            call.task.cancel()
 
     def _refuse_arguments(
         self, call_id: int, served: ServedMethod, payload: bytes, views: Sequence[View], error: Exception
@@ -247,7 +244,7 @@ class IncomingCalls:
             )
 
         def send() -> None:
-            if self.running.get(call.call_id) is call and call.state is not _ORPHANED:
+            if self.running.get(call.call_id) is call and not self._lost:
                 self.flows.common.send(envelope.INITIAL_METADATA, 0, call.call_id, payload)
 
         if threading.get_ident() == self._thread:
@@ -268,7 +265,7 @@ class IncomingCalls:
 
     def _place(self, call: IncomingCall, kind: int, packed: Packed) -> None:
         """Ends a call with something that needs memory: now, or when there is some."""
-        if call.state is _ORPHANED:
+        if self._lost:
             self._end(call, kind, b"")
             return
         try:
@@ -304,7 +301,7 @@ class IncomingCalls:
         try:
             placed = await self.memory.lender.place(packed, name, 0)
         except asyncio.CancelledError:
-            if call.state is not _ORPHANED:
+            if not self._lost:
                 log.warning("%s: there was no room for its answer: %s", name, self.memory.lender.usage_text())
             self._end_refused(call, _status_of_cancellation(call))
         except ProtocolError as error:  # which is an RpcError too
@@ -322,8 +319,10 @@ class IncomingCalls:
         if call.served.streaming:
             self.flows.end(call.call_id, call.served.full_name)
         call.count_failure(error.code)
-        if call.state is not _ORPHANED:
+        if not self._lost:
             self._refuse(call.call_id, error, maybe_executed=True)
+        elif not self.running:
+            self._timer.close()
         if self._idle is not None and not self.running:
             self.look_idle()
 
@@ -332,7 +331,7 @@ class IncomingCalls:
         self.running.pop(call_id, None)
         if call.served.streaming:
             self.flows.end(call_id, call.served.full_name)
-        if call.state is not _ORPHANED:
+        if not self._lost:
             flags = 0 if placed is None else placed.flags
             if call.trailing:
                 flags |= HAS_METADATA
@@ -346,6 +345,8 @@ class IncomingCalls:
                         self._channel.keep(kind, call_id, placed)
             except (ProtocolError, ValueError) as error:  # ValueError is the native core's word for a broken channel
                 self._on_broken(ProtocolError(str(error)))
+        elif not self.running:
+            self._timer.close()
         if self._idle is not None and not self.running:
             self.look_idle()
 
@@ -388,19 +389,28 @@ class IncomingCalls:
             call.tell(Event.STOP)
 
     def orphan(self) -> None:
-        """The connection is gone: cancels every handler but those of one-way calls, whose callers wait for nothing."""
+        """The connection is gone: cancels every handler but those of one-way calls, whose callers wait for nothing.
+
+        These run on, until their deadlines or a `stop`.
+        """
         self.draining = True  # also for what the turn of the loop that ended the session still has in hand
-        self._timer.close()
+        self._lost = True
         self._starter.close()
         for call in list(self.running.values()):
-            if call.served.method.oneway:
-                call.state = step_incoming(call.state, Event.LOSE)
-            else:
+            if not call.served.method.oneway:
                 call.tell(Event.LOSE)
+        if not self.running:
+            self._timer.close()
         self.look_idle()
 
     async def wait_closed(self) -> None:
-        """Returns when the handlers that were cancelled have ended, or after a second."""
+        """Returns when every handler has ended. What runs on for a second is cancelled, and has one more."""
+        await self._wait_second()
+        if self.running:
+            self.stop()
+            await self._wait_second()
+
+    async def _wait_second(self) -> None:
         tasks = [call.task for call in self.running.values() if call.task is not None]
         if self._starter.ending is not None:
             tasks.append(self._starter.ending)

@@ -1,6 +1,7 @@
 """One call that is being served: what its handler can ask of it, and its state in the protocol's table."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -42,6 +43,11 @@ class Calls(Protocol):
         """Of the connection."""
         ...
 
+    @property
+    def running(self) -> Mapping[int, "IncomingCall"]:
+        """Those that have not ended."""
+        ...
+
     def send_ahead(self, call: "IncomingCall", metadata: Metadata) -> None:
         """Sends metadata ahead of a call's result. On any thread."""
 
@@ -79,6 +85,11 @@ class IncomingCall(msgspec.Struct, eq=False):
         """Whether nobody waits for the result any more."""
         return self.state is not Incoming.RUNNING
 
+    @property
+    def ended(self) -> bool:
+        """Whether its end was sent."""
+        return self.calls.running.get(self.call_id) is not self
+
     def allocate(self, nbytes: int) -> Buffer:
         """Writable memory that can be sent to the caller without a copy."""
         return self.calls.memory.allocate(nbytes)
@@ -98,8 +109,9 @@ class IncomingCall(msgspec.Struct, eq=False):
 
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Sends metadata ahead of the result, at once. On any thread."""
-        if self.initial_sent:
-            raise RuntimeError(f"{self.method_name}: initial metadata was sent already")
+        if self.initial_sent or self.ended:
+            what = "initial metadata was sent already" if self.initial_sent else "the call has ended"
+            raise RuntimeError(f"{self.method_name}: {what}")
         self.initial_sent = True
         self.calls.send_ahead(self, metadata)
 

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import weakref
+from collections import Counter
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -30,6 +31,9 @@ from shmrpc.shm.session import Session
 from shmrpc.shm.settings import Settings
 
 log: Final = logging.getLogger("shmrpc.server")
+
+HELLO_SECONDS: Final = 0.5
+"""How long a drain waits for who has connected and said nothing yet: a client says hello at once."""
 
 ACCEPT_PAUSE: Final = 0.1
 """Seconds to wait when the process is out of fds or memory, instead of spinning on a socket that stays readable."""
@@ -58,6 +62,8 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._greeting: set[asyncio.Task[None]] = set()
+        self._silent: set[asyncio.Task[None]] = set()
+        """Those whose clients have not said hello."""
         self._orphaned: set[Session] = set()
         """Ended ones in which something still works: the handler of a one-way call does to its end."""
         self._quota = Quota(os.geteuid(), settings)
@@ -100,8 +106,9 @@ class Listener:
             sock.setblocking(False)
             disposal.receive_all(sock)
             task = self._loop.create_task(self._greet(sock), name=f"shmrpc handshake at {self.path}")
-            self._greeting.add(task)
-            task.add_done_callback(self._greeting.discard)
+            for tasks in (self._greeting, self._silent):
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
             task.add_done_callback(partial(_close_if_never_begun, sock))
 
     def _resume(self) -> None:
@@ -118,7 +125,7 @@ class Listener:
         peer, pid = liveness.peer_of(sock), os.getpid()
         met: _Met | None = None
         frame = handshake.new_frame()
-        unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)
+        unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer, self._orphans())
         try:
             if unwelcome is not None:
                 raise HandshakeError(unwelcome)
@@ -145,6 +152,8 @@ class Listener:
     async def _shake_hands(self, sock: socket.socket, peer: Peer, frame: frames.Frame) -> "_Met | None":
         settings = self._settings
         hello = await handshake.receive_hello(sock, frame)
+        if (task := asyncio.current_task()) is not None:
+            self._silent.discard(task)
         offered = self._offer(hello.wanted)
         if isinstance(offered, str):
             log.warning("%s was refused at %s: %s", peer, self.path, offered)
@@ -280,6 +289,10 @@ class Listener:
         self._quota.close(session.peer)
         self._orphaned = {orphan for orphan in (*self._orphaned, session) if not orphan.settled}
 
+    def _orphans(self) -> Counter[int]:
+        """How many connections have ended whose handlers still run, by uid: those of one-way calls run on."""
+        return Counter(one.peer.uid for one in self._orphaned if one.incoming is not None and one.incoming.running)
+
     def _serving(self) -> list[IncomingCalls]:
         return [session.incoming for session in (*self.sessions, *self._orphaned) if session.incoming is not None]
 
@@ -330,6 +343,10 @@ class Listener:
             self._grace.reschedule(until)
 
     async def _wait_idle(self) -> None:
+        if self._greeting:
+            await asyncio.wait(self._greeting, timeout=HELLO_SECONDS)
+            for silent in self._silent:
+                silent.cancel()
         if self._greeting:
             await asyncio.wait(self._greeting)
         for incoming in self._serving():

@@ -28,14 +28,21 @@ class Quota:
     def __repr__(self) -> str:
         return f"<Quota {self._connections.total()} connections, {sum(self._bytes.values())} bytes charged>"
 
-    def open(self, peer: Peer) -> str | None:
-        """Counts one more connection of this peer, or says why it would be too much."""
+    def open(self, peer: Peer, orphans: Counter[int] | None = None) -> str | None:
+        """Counts one more connection of this peer, or says why it would be too much.
+
+        Args:
+            peer: Who connects.
+            orphans: Connections that have ended and whose one-way calls still run, by uid. They count as if they were there.
+        """
         settings: Final = self._settings
-        total, of_uid = self._connections.total(), self._connections[peer.uid]
+        ended = orphans if orphans is not None else Counter[int]()
+        total, of_uid = self._connections.total() + ended.total(), self._connections[peer.uid] + ended[peer.uid]
         if total >= settings.max_connections:
-            return f"the server has {total} connections, the limit (max_connections)"
+            return f"the server has {total} connections, the limit (max_connections){_among_them(ended.total())}"
         if peer.uid != self._own_uid and of_uid >= settings.max_connections_per_uid:
-            return f"uid {peer.uid} has {of_uid} connections, the limit (max_connections_per_uid)"
+            among = _among_them(ended[peer.uid])
+            return f"uid {peer.uid} has {of_uid} connections, the limit (max_connections_per_uid){among}"
         self._connections[peer.uid] += 1
         return None
 
@@ -96,3 +103,7 @@ class Quota:
         for watch, _, _ in self._by_process.values():
             watch.forget()
         self._by_process.clear()
+
+
+def _among_them(ended: int) -> str:
+    return f"; {ended} of them have ended, and their one-way calls still run" if ended else ""

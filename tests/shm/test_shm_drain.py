@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -147,6 +148,17 @@ async def test_a_handshake_that_is_under_way_is_finished_and_sent_on(path: str) 
         goodbye = await channel.receive()
         assert (goodbye.kind, goodbye.call_id) == (GOAWAY, 0)
         assert await draining is True
+
+
+async def test_who_has_connected_and_says_nothing_is_not_waited_for(path: str) -> None:
+    async with shmrpc.Server(Keeper(), at=path, handshake_timeout=600.0) as server:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+            silent.connect(path)
+            listener = server._listener
+            await until(lambda: listener._greeting, "the server to accept it")
+            assert await server.drain(grace=60.0) is True
+            silent.setblocking(False)
+            await hung_up(silent)
 
 
 async def test_a_server_with_nothing_to_do_is_drained_at_once(path: str) -> None:
