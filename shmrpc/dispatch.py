@@ -4,10 +4,12 @@ Owns the list of served methods, what is counted of each, the entering and leavi
 handlers. Knows nothing of records or sockets.
 """
 
+import asyncio
 import inspect
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -24,12 +26,17 @@ from shmrpc.interceptors.call import Interceptor, checked
 from shmrpc.interceptors.server import intercepted
 from shmrpc.introspection import RESERVED, Introspection
 from shmrpc.methods import Method
+from shmrpc.outlet import iterator_of
 
 T = TypeVar("T")
 
 
 class _Threads:
-    """How many handlers may run in threads at once. The limiter is made on first use, inside the event loop."""
+    """How many handlers may run in threads at once. The limiters are made on first use, inside the event loop.
+
+    A thread counts until the function has ended, also when nobody waits for it any more: one that waits for a lock does not
+    hear of its caller's deadline.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -38,30 +45,83 @@ class _Threads:
     def limiter(self) -> anyio.CapacityLimiter:
         return anyio.CapacityLimiter(self._most)
 
+    @cached_property
+    def _unlimited(self) -> anyio.CapacityLimiter:
+        """For anyio, whose own count ends with the wait for a thread."""
+        return anyio.CapacityLimiter(math.inf)
+
     async def run(self, name: str, function: Callable[..., T], *args: Any, abandon_on_cancel: bool = False) -> T:
         """Calls a function in a thread, when there is a free one.
 
         Raises:
             ResourceExhausted: the system gives no more threads. Else what the function raises.
         """
+        place = _Place(self.limiter)
+        await self.limiter.acquire_on_behalf_of(place)
+        return await self._run(name, place, function, *args, abandon_on_cancel=abandon_on_cancel)
 
+    async def run_at_once(self, name: str, function: Callable[..., T], *args: Any) -> T:
+        """The same without waiting for others: for what ends soon, and lets a handler end."""
+        return await self._run(name, None, function, *args)
+
+    async def _run(
+        self, name: str, place: "_Place | None", function: Callable[..., T], *args: Any, abandon_on_cancel: bool = False
+    ) -> T:
         def call() -> tuple[Exception | None, Any]:
+            if place is not None and not place.begin():
+                return None, None
             try:
                 return None, function(*args)
             except Exception as error:  # of the function; passed on as a value, or anyio's frame and it keep each other
                 return error, None
+            finally:
+                if place is not None:
+                    place.leave_in_thread()
 
         try:
-            outcome = anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self.limiter)
+            outcome = anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self._unlimited)
             error, result = await outcome
         except RuntimeError as no_thread:
             raise ResourceExhausted(f"{name} needs a thread, and the server cannot start one: {no_thread}") from None
+        finally:
+            if place is not None:
+                place.give_up()
         try:
             if error is not None:
                 raise error
             return cast(T, result)
         finally:
             del error, result
+
+
+class _Place:
+    """One of the places of a limiter, from when it was acquired until the thread that has it is done."""
+
+    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._loop = asyncio.get_running_loop()
+        self._unused = [True]
+
+    def _take(self) -> bool:
+        """Whether it was unused so far: the thread and the loop may ask at the same time, and one of them is told so."""
+        try:
+            return self._unused.pop()
+        except IndexError:
+            return False
+
+    def begin(self) -> bool:
+        """In the thread. Whether there is anything to do: what waited for a thread may have been cancelled."""
+        return self._take()
+
+    def leave_in_thread(self) -> None:
+        """In the thread, which is done."""
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
+            self._loop.call_soon_threadsafe(self._limiter.release_on_behalf_of, self)
+
+    def give_up(self) -> None:
+        """In the loop, when nobody waits any more: frees the place, unless a thread has it."""
+        if self._take():
+            self._limiter.release_on_behalf_of(self)
 
 
 class ServedMethod:
@@ -164,8 +224,13 @@ def _as_stream(
     if inspect.iscoroutinefunction(function):
 
         async def after_coroutine(*args: Any) -> AsyncIterator[Any]:
-            async for item in await method.call(handler, args):
-                yield item
+            items = iterator_of(await method.call(handler, args))
+            try:
+                async for item in items:
+                    yield item
+            finally:
+                if (aclose := getattr(items, "aclose", None)) is not None:
+                    await aclose()
 
         return after_coroutine
     return handler if method.plain else lambda *args: method.call(handler, args)
@@ -195,10 +260,12 @@ async def _step_in_threads(
             yield item
     finally:
         left = True  # before the lock is tried: whoever gets it then, this one or the step, closes
-        if running.acquire(blocking=False):
+        if inspect.getgeneratorstate(generator) == inspect.GEN_CREATED:
+            generator.close()  # which runs none of its code
+        elif running.acquire(blocking=False):
             with anyio.CancelScope(shield=True):
                 try:
-                    await threads.run(name, generator.close)
+                    await threads.run_at_once(name, generator.close)
                 except ResourceExhausted:
                     generator.close()  # here, as its last reference would
 

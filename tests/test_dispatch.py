@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import anyio.to_thread
 import pytest
+from life_waiting import until
 
 import shmrpc
 from shmrpc.dispatch import Dispatcher
@@ -397,3 +398,86 @@ async def test_when_one_service_cannot_be_entered_those_before_it_are_left() -> 
 async def test_a_service_that_is_no_context_manager_needs_none() -> None:
     async with Dispatcher((shmrpc.service(Structural(), Api), Plain())) as dispatcher:
         assert await call(dispatcher, "Api.add", 1, 1) == 2
+
+
+# How many threads
+
+
+async def test_a_thread_counts_until_its_function_has_ended() -> None:
+    """Also when nobody waits for it any more: else callers that give up soon would have any number of threads running."""
+    began, gate = threading.Event(), threading.Event()
+
+    class Slow:
+        def wait(self) -> None:
+            began.set()
+            gate.wait(60)
+
+        def at_once(self) -> int:
+            return 1
+
+    dispatcher = Dispatcher((Slow(),), max_threads=1)
+    given_up = asyncio.ensure_future(call(dispatcher, "Slow.wait"))
+    await until(began.is_set, "the handler")
+    given_up.cancel()
+    await asyncio.wait((given_up,))
+    later = asyncio.ensure_future(call(dispatcher, "Slow.at_once"))
+    done, _ = await asyncio.wait((later,), timeout=0.05)
+    assert not done
+    gate.set()
+    assert await later == 1
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_call_that_is_given_up_before_its_thread_begins_takes_no_place(turns: int) -> None:
+    class Quick:
+        def at_once(self) -> int:
+            return 1
+
+    dispatcher = Dispatcher((Quick(),), max_threads=1)
+    given_up = asyncio.ensure_future(call(dispatcher, "Quick.at_once"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait((given_up,))
+    async with asyncio.timeout(60):
+        assert await call(dispatcher, "Quick.at_once") == 1
+
+
+async def test_a_plain_generator_that_was_not_begun_needs_no_thread_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steps(Protocol):
+        def count(self) -> AsyncIterator[int]: ...
+
+    class Plain:
+        def count(self) -> Iterator[int]:
+            yield 1
+
+    served = Dispatcher((shmrpc.service(Plain(), Steps),)).methods[0]
+    threads = NoThreads(0, monkeypatch)
+    with pytest.raises(shmrpc.ResourceExhausted):
+        await anext(served.invoke())
+    assert threads.more == -1, "asked for once, to begin"
+
+
+async def test_what_a_coroutine_gives_as_a_stream_is_closed_with_it() -> None:
+    diary: list[str] = []
+
+    class Steps(Protocol):
+        def count(self) -> AsyncIterator[int]: ...
+
+    class Later:
+        async def count(self) -> AsyncIterator[int]:
+            return self._count()
+
+        async def _count(self) -> AsyncIterator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                await asyncio.sleep(0)
+                diary.append("closed")
+
+    served = Dispatcher((shmrpc.service(Later(), Steps),)).methods[0]
+    items = served.invoke()
+    assert await anext(items) == 1
+    await items.aclose()
+    assert diary == ["closed"]

@@ -100,6 +100,7 @@ CONFINED = {
             "outlet",
             "streams",
             "admission",
+            "dispatch",
             "health",
             "cli.lines",
             "loop_thread",
