@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,11 +35,11 @@ def until(path: str | Path, process: "subprocess.Popen[str]", *, there: bool = T
 
 @contextmanager
 def running(
-    *arguments: str, pass_fds: tuple[int, ...] = (), own_group: bool = False
+    *arguments: str, pass_fds: tuple[int, ...] = (), own_group: bool = False, program: Sequence[str] = SHMRPC
 ) -> "Iterator[subprocess.Popen[str]]":
     """A command, in the folder of `cli_worker`; killed in the end if it still runs."""
     with subprocess.Popen(
-        [*SHMRPC, *arguments],
+        [*program, *arguments],
         cwd=HERE,
         env=ENVIRONMENT,
         pass_fds=pass_fds,
@@ -413,6 +413,31 @@ def test_workers_that_are_stopped_while_they_start_end_too(path: str) -> None:
             until(path, server)
             assert stop(server)[0] == 0
         assert not os.path.exists(path)
+
+
+AFTER_A_HELPER = """
+import runpy, subprocess, sys
+
+helper = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(1)"], stdin=int(sys.argv.pop(1)))
+print(helper.pid, flush=True)
+runpy.run_module("shmrpc", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_another_child_of_the_supervisor_may_end(path: str) -> None:
+    """One that an entry point has started before it became the supervisor, say; the supervisor reaps it."""
+    gate, told = os.pipe()
+    arguments = (str(gate), "serve", "cli_worker:Worker", "--at", path, "--workers", "2")
+    with running(*arguments, program=[sys.executable, "-c", AFTER_A_HELPER], pass_fds=(gate,)) as server:
+        os.close(gate)
+        assert server.stdout is not None
+        helper = int(server.stdout.readline())
+        until(path, server)
+        assert is_there(helper)
+        os.close(told)
+        wait_until(lambda: not os.path.exists(f"/proc/{helper}"), "it to be reaped")
+        assert result(path, "add", "[1]") == 2
+        assert stop(server) == (0, "")
 
 
 STOPPED_WHEN_ITS_SOCKET_APPEARS = """

@@ -219,7 +219,7 @@ def _run_workers(arguments: argparse.Namespace) -> int:
                 process = subprocess.Popen(command, pass_fds=(sock.fileno(),), stdin=subprocess.PIPE, bufsize=0)
                 told[process] = 0
                 pass_on()  # what came meanwhile
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # until the first of them ends, for whatever reason
+        _wait_for_first({process.pid for process in told})
         early = not asked
         asked = max(asked, 1)
         pass_on()
@@ -238,6 +238,12 @@ def _run_workers(arguments: argparse.Namespace) -> int:
     if early:
         print(f"shmrpc: a worker ended by itself, exit codes {codes}; all were stopped", file=sys.stderr)
     return 1 if early or any(code not in (0, -signal.SIGTERM) for code in codes) else 0
+
+
+def _wait_for_first(workers: set[int]) -> None:
+    """Returns when one of the workers has ended, for whatever reason. Other children may be what an entry point has left."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) is not None and ended.si_pid not in workers:
+        os.waitpid(ended.si_pid, 0)  # nobody else is there to reap it
 
 
 def _end_now(worker: "subprocess.Popen[bytes]") -> None:
