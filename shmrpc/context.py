@@ -159,7 +159,7 @@ class Call:
             TypeError: it is not str to str or bytes.
             ResourceExhausted: it is larger than it may be.
         """
-        self._served.send_initial_metadata(_small(metadata))
+        self._served.send_initial_metadata(small(metadata))
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Metadata that goes to the caller with the result, or with the error; what was set before is replaced.
@@ -168,7 +168,7 @@ class Call:
             TypeError: it is not str to str or bytes.
             ResourceExhausted: it is larger than it may be.
         """
-        self._served.set_trailing_metadata(_small(metadata))
+        self._served.set_trailing_metadata(small(metadata))
 
     @property
     def peer(self) -> Peer:
@@ -287,7 +287,13 @@ def timeout_to_ns(timeout: float) -> int:
     return max(1, int(timeout * 1e9))
 
 
-def _small(metadata: Metadata) -> Metadata:
+def small(metadata: Metadata) -> Metadata:
+    """Metadata that can travel.
+
+    Raises:
+        TypeError: it is not str to str or bytes.
+        ResourceExhausted: it is larger than it may be.
+    """
     checked = _checked(metadata)
     if (nbytes := len(msgspec.msgpack.encode(checked))) > MAX_METADATA:
         raise ResourceExhausted(f"the metadata has {nbytes} bytes, the limit is {MAX_METADATA}")

@@ -150,6 +150,7 @@ class _Intake(Generic[T]):
         with contextlib.suppress(Empty):
             while True:
                 self._items.get_nowait()
+        self._items.put(_End())  # what was let go may have been the end, which another thread waits for
 
     def take(self) -> Any:
         """In the thread: the next item, or the end."""

@@ -20,7 +20,7 @@ from shmrpc import contract as contracts
 from shmrpc import dispatch
 from shmrpc.buffers import Buffer, Packed, Piece
 from shmrpc.client import Connection
-from shmrpc.context import CallOptions, Endpoint, Lease, Metadata, Peer, remaining_seconds, running
+from shmrpc.context import CallOptions, Endpoint, Lease, Metadata, Peer, remaining_seconds, running, small
 from shmrpc.contract import Contract
 from shmrpc.dispatch import Dispatcher, ServedMethod
 from shmrpc.errors import Cancelled, Closed, DeadlineExceeded, Internal, RpcError, Unimplemented, WrongLoop
@@ -225,7 +225,9 @@ class LocalTransport:
         flow: LocalFlow | None = None,
     ) -> LocalCall:
         assert self._loop is not None
-        if options.reply is not None:
+        if options.metadata:
+            small(options.metadata)
+        if options.reply is not None and not served.method.oneway:
             options.reply.initial_metadata = options.reply.trailing_metadata = {}
         call = LocalCall(self.allocate, self._loop, served, deadline_ns, options, self._back_to)
         call.flow = flow
@@ -278,6 +280,7 @@ class LocalTransport:
     def _on_end(self, task: "asyncio.Task[None]") -> None:
         call = self._running.pop(task)
         call.task = None  # whose context has the call
+        call.ended = True
         if call.timer is not None:
             call.timer.cancel()
         error: Received | RpcError | None = None

@@ -40,12 +40,15 @@ class LocalCall:
         self.method_name: Final = served.full_name
         self.deadline_ns: Final = deadline_ns
         self.metadata: Final[Metadata] = options.metadata
-        self._reply = options.reply
+        self._reply = options.reply if not served.method.oneway else None
         self._back_to = back_to
         self._initial_sent = False
         self._trailing: Metadata = {}
         self.peer: Final = Peer(os.getpid(), os.geteuid(), os.getegid())
         self.cancelled = False
+        self.ended = False
+        """Whether its handler has."""
+        self._settled = False
         self.answer: Final[asyncio.Future[Received | RpcError]] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -54,11 +57,13 @@ class LocalCall:
 
     def settle(self, answer: Received | RpcError, *, at_once: bool = False) -> None:
         """Ends the call, if nothing has yet; with `at_once`, what was not read of its result is not read any more."""
-        if self.answer.done():
+        if self._settled:
             return
-        if self._reply is not None:
-            self._reply.trailing_metadata = self._trailing
-        self.answer.set_result(answer)
+        self._settled = True
+        if not self.answer.done():  # else its caller was cancelled
+            if self._reply is not None:
+                self._reply.trailing_metadata = self._trailing
+            self.answer.set_result(answer)
         if (flow := self.flow) is not None:
             if flow.results is not None:
                 error = answer if isinstance(answer, RpcError) else None
@@ -77,8 +82,9 @@ class LocalCall:
 
     def send_initial_metadata(self, metadata: Metadata) -> None:
         """Passes metadata to the caller ahead of the result."""
-        if self._initial_sent:
-            raise RuntimeError(f"{self.method_name}: initial metadata was sent already")
+        if self._initial_sent or self.ended:
+            what = "initial metadata was sent already" if self._initial_sent else "the call has ended"
+            raise RuntimeError(f"{self.method_name}: {what}")
         self._initial_sent = True
         if self._reply is not None:
             self._reply.initial_metadata = metadata

@@ -10,6 +10,7 @@ import contextvars
 import logging
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -290,9 +291,10 @@ class LoopThread:
         self.stop_soon()
         if threading.get_ident() != self._thread.ident:
             self._thread.join(timeout)
+        until = time.monotonic() + LATE_SECONDS  # for all of them together
         for helper in self._helpers:
             if helper is not threading.current_thread():
-                helper.join(LATE_SECONDS)
+                helper.join(max(0.0, until - time.monotonic()))
                 if helper.is_alive():
                     log.warning("%s still waits for the next item of an iterable that was given to a call", helper.name)
         failed, self._failed = self._failed, None

@@ -90,6 +90,14 @@ def test_items_that_wait_are_let_go_when_the_stream_is_left(thread: LoopThread) 
     wait_until(lambda: len(died) == 3, "all to die while the stream lives")
 
 
+def test_a_thread_that_waits_for_an_item_hears_that_another_one_has_left(thread: LoopThread) -> None:
+    """Also when the end has come, and waits to be taken: leaving lets go of all that waits."""
+    intake = stream_of(thread, Source(0))._intake
+    intake._on_end()
+    intake.leave()
+    assert not intake._items.empty(), "the end"
+
+
 def test_an_item_that_comes_while_the_stream_is_left_is_let_go(thread: LoopThread) -> None:
     died = []
     entered, gate = threading.Event(), threading.Event()

@@ -277,3 +277,27 @@ def test_that_there_is_no_helping_thread_is_said(thread: LoopThread, monkeypatch
     monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(ResourceExhausted, match="test loop feed needs a thread, and cannot have one: can't start"):
         thread.call(thread.help, print)
+
+
+def test_the_end_waits_for_all_helping_threads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmrpc.loop_thread.LATE_SECONDS", 0.05)
+    thread = LoopThread("test loop")
+    thread.start()
+    gate = threading.Event()
+    for _ in range(3):
+        thread.call(thread.help, gate.wait)
+    waits: list[float] = []
+    join = threading.Thread.join
+
+    def joining(one: threading.Thread, timeout: float | None = None) -> None:
+        if one.name.endswith("feed") and timeout is not None:
+            waits.append(timeout)
+        join(one, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", joining)
+    thread.stop()
+    gate.set()
+    assert len(waits) == 3
+    assert waits[1:] == [0.0, 0.0], "the first one has used it up"
+    monkeypatch.undo()
+    wait_until(lambda: "test loop feed" not in {one.name for one in threading.enumerate()}, "them to end")

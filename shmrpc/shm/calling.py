@@ -264,7 +264,8 @@ class Calling:
             except ConnectionLost as lost:  # while it waited for memory
                 return anew(lost)
             if pending is not None:
-                calls.listen(pending, options.reply)
+                if not method.oneway:  # whose end nobody waits for
+                    calls.listen(pending, options.reply)
                 return calls, pending
 
     def _number(self, calls: OutgoingCalls, method: Method, given: int) -> int:

@@ -54,6 +54,10 @@ class Streams(Protocol):
     def attach_in_thread(self, initial: dict[str, str], trailing: dict[str, bytes]) -> Bytes: ...
     def attach_to_items(self, initial: dict[str, str], trailing: dict[str, bytes]) -> AsyncIterator[int]: ...
     async def attach_twice(self) -> str: ...
+    @shmrpc.oneway
+    async def attach_unheard(self, trailing: dict[str, bytes], key: str) -> None: ...
+    async def keep_call(self) -> None: ...
+    async def attach_to_kept(self) -> str: ...
     async def step(self, key: str) -> None: ...
     async def until(self, key: str, word: str) -> None: ...
     async def words(self, key: str) -> list[str]: ...
@@ -166,6 +170,7 @@ class StreamService(Streams):
 
     async def keep_on_reading(self, parts: AsyncIterator[int], key: str) -> None:
         async def read_on() -> None:
+            self._journal.note(key, "reading")
             try:
                 async for _ in parts:
                     self._journal.note(key, "an item")
@@ -234,6 +239,21 @@ class StreamService(Streams):
         except RuntimeError as error:
             return str(error)
         return ""
+
+    async def attach_unheard(self, trailing: dict[str, bytes], key: str) -> None:
+        await self._journal.gates[key].wait()
+        attach({}, trailing)
+        self._journal.note(key, "attached")
+
+    async def keep_call(self) -> None:
+        self._kept = shmrpc.current_call()
+
+    async def attach_to_kept(self) -> str:
+        try:
+            self._kept.send_initial_metadata({"late": "1"})
+        except RuntimeError as error:
+            return str(error)
+        return "attached"
 
     async def step(self, key: str) -> None:
         self._journal.gates[key].set()

@@ -69,3 +69,30 @@ async def test_a_reply_is_cleared_when_it_is_used_again(streams: Streams) -> Non
 @on_every_transport
 async def test_initial_metadata_is_sent_once(streams: Streams) -> None:
     assert await streams.attach_twice() == "Streams.attach_twice: initial metadata was sent already"
+
+
+@on_every_transport
+async def test_nothing_goes_ahead_of_a_result_that_was_sent(streams: Streams) -> None:
+    await streams.keep_call()
+    assert await streams.attach_to_kept() == "Streams.keep_call: the call has ended"
+
+
+@on_every_transport
+async def test_a_one_way_call_leaves_the_reply_of_another_alone(streams: Streams, key: str) -> None:
+    reply = shmrpc.Reply()
+    stub = shmrpc.options(streams, reply=reply)
+    await stub.attach_unheard({"of": b"nobody"}, key)
+    await stub.attach(INITIAL, TRAILING)
+    await streams.step(key)
+    await streams.until(key, "attached")
+    await streams.attach({}, {})  # the end of the one-way call came before this one's
+    assert (reply.initial_metadata, reply.trailing_metadata) == (INITIAL, TRAILING)
+
+
+@on_every_transport
+async def test_metadata_has_a_limit(streams: Streams) -> None:
+    large = shmrpc.options(streams, metadata={"large": "x" * 70_000})
+    with pytest.raises(shmrpc.ResourceExhausted, match=r"the metadata has 7.* bytes, the limit is 65536"):
+        await large.attach({}, {})
+    with pytest.raises(shmrpc.ResourceExhausted, match=r"the metadata has 7.* bytes, the limit is 65536"):
+        assert [number async for number in large.count(1)]

@@ -299,3 +299,12 @@ async def test_a_stream_of_a_closed_stub_is_refused(transport: Transport) -> Non
         stream = streams.count(3)
     with pytest.raises(shmrpc.Closed):
         await anext(stream)
+
+
+@on_every_transport
+async def test_whoever_reads_on_hears_of_the_end_when_the_caller_was_cancelled(streams: Streams, key: str) -> None:
+    call = asyncio.ensure_future(streams.keep_on_reading(nothing_yet(), key))
+    await streams.until(key, "reading")
+    call.cancel()
+    await asyncio.wait((call,))
+    await streams.until(key, "cut off")

@@ -43,8 +43,8 @@ MEETING: Final = (
     Mutant(
         "server's check of the client",
         "shmrpc/shm/listener.py",
-        "unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer)",
-        "unwelcome = self._quota.open(peer)",
+        "unwelcome = self._settings.why_refused(peer.uid, peer.gid) or self._quota.open(peer, self._orphans())",
+        "unwelcome = self._quota.open(peer, self._orphans())",
         "tests/isolation/test_isolation_server.py::test_a_server_refuses_a_client_that_its_user_namespace_does_not_know",
     ),
     Mutant(

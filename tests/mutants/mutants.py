@@ -8,6 +8,7 @@ from typing import Final
 from crash_mutants import CRASHES
 from hostile_mutants import HOSTILE
 from kill_mutants import KILLS
+from leaving_mutants import LEAVING
 from meeting_mutants import MEETING
 from mutant import Mutant
 from native_mutants import NATIVE
@@ -22,6 +23,7 @@ MUTANTS: Final = (
     *KILLS,
     *CRASHES,
     *RESOURCES,
+    *LEAVING,
     Mutant(
         "closing a server waits for threads of connections that ended",
         "shmrpc/shm/listener.py",
