@@ -247,7 +247,14 @@ class CallOptions(msgspec.Struct, frozen=True):
         reply: Reply | None = None,
         retry: Retry | None = None,
     ) -> "CallOptions":
-        """These options with some replaced; metadata is added key by key, interceptors inside of those before."""
+        """These options with some replaced; metadata is added key by key, interceptors inside of those before.
+
+        Raises:
+            TypeError: one is of another type.
+            ValueError: one cannot work.
+        """
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"retry is a shmrpc.Retry, not {retry!r}; write shmrpc.Retry(attempts=…)")
         if idle_timeout is not None:
             timeout_to_ns(idle_timeout)  # which refuses what is none
         return msgspec.structs.replace(

@@ -57,6 +57,12 @@ def test_metadata_of_the_wrong_type_is_refused_at_once(path: str) -> None:
         shmrpc.connect(Api, path, metadata=cast(Any, {"a": 1}))
 
 
+@pytest.mark.parametrize("make", [shmrpc.connect, shmrpc.connect_sync, shmrpc.local])
+def test_a_retry_that_is_none_is_refused_at_once(path: str, make: Any) -> None:
+    with pytest.raises(TypeError, match=r"retry is a shmrpc\.Retry, not 3"):
+        make(Api, Service() if make is shmrpc.local else path, retry=3)
+
+
 # Connecting
 
 
@@ -152,6 +158,8 @@ async def test_options_that_cannot_work_are_refused() -> None:
             shmrpc.options(api, timeout=-1)
         with pytest.raises(TypeError, match="metadata maps"):
             shmrpc.options(api, metadata=cast(Any, {1: "a"}))
+        with pytest.raises(TypeError, match="retry is a"):
+            shmrpc.options(api, retry=cast(Any, 3))
 
 
 @pytest.mark.parametrize("function", [shmrpc.options, shmrpc.peer])

@@ -119,6 +119,12 @@ def test_metadata_is_text_to_text_or_bytes(metadata: Any) -> None:
         CallOptions().merged(None, metadata)
 
 
+@pytest.mark.parametrize("retry", [3, shmrpc.Retry])
+def test_a_retry_is_one(retry: Any) -> None:
+    with pytest.raises(TypeError, match=r"retry is a shmrpc\.Retry, not .*; write shmrpc\.Retry\(attempts=…\)"):
+        CallOptions().merged(None, None, retry=retry)
+
+
 @pytest.mark.parametrize("timeout", [0, -1.0, math.inf, math.nan, 1e9])
 def test_a_timeout_is_a_positive_number_of_seconds(timeout: float) -> None:
     with pytest.raises(ValueError, match="a timeout is a positive number of seconds, not"):
