@@ -294,6 +294,22 @@ def timeout_to_ns(timeout: float) -> int:
     return max(1, int(timeout * 1e9))
 
 
+def check_seconds(name: str, seconds: float) -> None:
+    """Refuses what is no time to wait, where that may be 0, or without an end.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, or nan.
+    """
+    text = f"{name} is a number of seconds, from 0 to math.inf, not {seconds!r}"
+    try:
+        fits = seconds >= 0
+    except TypeError:
+        raise TypeError(text) from None
+    if not fits:
+        raise ValueError(text)
+
+
 def _small(metadata: Metadata) -> Metadata:
     checked = _checked(metadata)
     if (nbytes := len(msgspec.msgpack.encode(checked))) > MAX_METADATA:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from shmrpc.context import check_seconds
 from shmrpc.contract import Contract
 from shmrpc.errors import UnsupportedPlatform
 
@@ -74,7 +75,13 @@ def make_link(
     settings: dict[str, Any],
     exposed: "Dispatcher | None" = None,
 ) -> "Link":
-    """The client's transport for an address."""
+    """The client's transport for an address.
+
+    Raises:
+        TypeError, ValueError: an argument cannot work.
+    """
+    check_seconds("wait", wait)
+    check_seconds("reconnect_timeout", reconnect_timeout)
     made = make_settings(settings)
     from shmrpc.shm import address
     from shmrpc.shm.link import Link

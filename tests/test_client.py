@@ -1,6 +1,7 @@
 """`connect`, `options` and `peer`: what is refused before anything connects, and what a stub is."""
 
 import asyncio
+import math
 import os
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -63,6 +64,16 @@ def test_a_retry_that_is_none_is_refused_at_once(path: str, make: Any) -> None:
         make(Api, Service() if make is shmrpc.local else path, retry=3)
 
 
+@pytest.mark.parametrize("name", ["wait", "reconnect_timeout"])
+@pytest.mark.parametrize("seconds", [None, "3", -1, -0.5, math.nan])
+def test_a_time_to_wait_that_is_none_is_refused_at_once(path: str, name: str, seconds: Any) -> None:
+    for connections in (1, 2):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            shmrpc.connect(Api, path, connections=connections, **{name: seconds})
+        assert str(caught.value) == f"{name} is a number of seconds, from 0 to math.inf, not {seconds!r}"
+        assert type(caught.value) is (ValueError if isinstance(seconds, (int, float)) else TypeError)
+
+
 # Connecting
 
 
@@ -84,8 +95,9 @@ async def test_connecting_where_nobody_listens_fails_at_once(path: str) -> None:
         await connection.__aenter__()
 
 
-async def test_a_client_may_wait_for_its_server(path: str) -> None:
-    connection = shmrpc.connect(Api, path, wait=60.0)
+@pytest.mark.parametrize("wait", [60.0, math.inf])
+async def test_a_client_may_wait_for_its_server(path: str, wait: float) -> None:
+    connection = shmrpc.connect(Api, path, wait=wait)
     waiting = asyncio.create_task(connection.__aenter__())
     await asyncio.sleep(0)
     async with shmrpc.Server(Service(), at=path):

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from shmrpc.context import timeout_to_ns
+from shmrpc.context import check_seconds, timeout_to_ns
 
 T = TypeVar("T")
 
@@ -44,6 +44,18 @@ def check_timeout(seconds: float) -> None:
         timeout_to_ns(seconds)
     except ValueError as error:
         raise UsageError(f"--timeout: {error}") from None
+
+
+def check_wait(option: str, seconds: float) -> None:
+    """Refuses a time to wait that is none, where it may be 0.
+
+    Raises:
+        UsageError: it is not a number of seconds.
+    """
+    try:
+        check_seconds(option, seconds)
+    except ValueError:
+        raise UsageError(f"{option} is a number of seconds of 0 or more, not {seconds}") from None
 
 
 def run_loop(main: Coroutine[Any, Any, T], loop: str) -> T:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of
+from shmrpc.cli.common import add_server, check_timeout, check_wait, run_loop, settings_of
 from shmrpc.client import connect, options
 from shmrpc.health import Health
 from shmrpc.introspection import RESERVED, Introspection
@@ -26,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the health."""
     check_timeout(arguments.timeout)
+    check_wait("--wait", arguments.wait)
     return 0 if run_loop(_ask(arguments), "auto") is Health.SERVING else 1
 
 

@@ -14,7 +14,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Final
 
-from shmrpc.cli.common import UsageError, run_loop
+from shmrpc.cli.common import UsageError, check_wait, run_loop
 from shmrpc.server import DRAIN_SECONDS, Server, serve
 from shmrpc.shm_gate import make_settings
 
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.workers < 1:
         raise UsageError(f"--workers must be at least 1, not {arguments.workers}")
+    check_wait("--grace", arguments.grace)
     settings: dict[str, Any] = {
         "polling": _polling(arguments.polling),
         "doorbell": arguments.doorbell,
