@@ -284,9 +284,17 @@ def test_a_server_may_be_given_its_socket(path: str) -> None:
         (["cli_worker:Worker", "--at", "PATH", "--fd", "99"], "INVALID_ARGUMENT: fd 99 is not a listening Unix"),
         (["cli_worker:Worker", "--at", "PATH", "--polling", "often"], "--polling is adaptive, never or a number"),
         (["cli_worker:Worker", "--at", "PATH", "--polling", "7"], "polling is 'adaptive', 'never' or seconds from 0"),
-        (["cli_worker:Worker", "--at", "PATH", "--mode", "rw"], "--mode is octal, like 660, not 'rw'"),
+        (["cli_worker:Worker", "--at", "PATH", "--mode", "rw"], "--mode is octal, from 0 to 777, like 660, not 'rw'"),
+        (
+            ["cli_worker:Worker", "--at", "PATH", "--mode", "1660"],
+            "--mode is octal, from 0 to 777, like 660, not '1660'",
+        ),
+        (["cli_worker:Worker", "--at", "PATH", "--mode", "-1", "--workers", "2"], "--mode is octal, from 0 to 777"),
         (["cli_worker:Worker", "--at", "PATH", "--workers", "0"], "--workers must be at least 1, not 0"),
-        (["cli_worker:Worker", "--at", "PATH", "--grace", "-1"], "--grace is a number of seconds of 0 or more, not -1.0"),
+        (
+            ["cli_worker:Worker", "--at", "PATH", "--grace", "-1"],
+            "--grace is a number of seconds of 0 or more, not -1.0",
+        ),
     ],
 )
 def test_what_cannot_be_served_exits_with_2(

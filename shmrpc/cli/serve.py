@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final
 
 from shmrpc.cli.common import UsageError, check_wait, run_loop
-from shmrpc.server import DRAIN_SECONDS, Server, serve
+from shmrpc.server import DRAIN_SECONDS, Server, check_mode, serve
 from shmrpc.shm_gate import make_settings
 
 log: Final = logging.getLogger("shmrpc.server")
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
         raise UsageError(f"--workers must be at least 1, not {arguments.workers}")
     check_wait("--grace", arguments.grace)
+    mode = _mode(arguments.mode)
     settings: dict[str, Any] = {
         "polling": _polling(arguments.polling),
         "doorbell": arguments.doorbell,
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_workers(arguments)
     sys.path.insert(0, os.getcwd())
     services = [load(reference) for reference in arguments.services]
-    settings |= {"at": arguments.at, "mode": _mode(arguments.mode), "fd": arguments.fd, "grace": arguments.grace}
+    settings |= {"at": arguments.at, "mode": mode, "fd": arguments.fd, "grace": arguments.grace}
     run_loop((_serve_supervised if arguments.supervised else serve)(*services, **settings), arguments.loop)
     _leave_threads()
     return 0
@@ -146,9 +147,11 @@ def _polling(text: str) -> str | float:
 
 def _mode(text: str) -> int:
     try:
-        return int(text, 8)
+        mode = int(text, 8)
+        check_mode(mode)
     except ValueError:
-        raise UsageError(f"--mode is octal, like 660, not {text!r}") from None
+        raise UsageError(f"--mode is octal, from 0 to 777, like 660, not {text!r}") from None
+    return mode
 
 
 async def _serve_supervised(*services: object, **options: Any) -> None:
