@@ -42,6 +42,16 @@ def test_an_address_where_nobody_can_listen_is_refused_at_once(address: str) -> 
         shmrpc.connect(Api, address)
 
 
+@pytest.mark.parametrize("address", [None, b"/run/api.sock", 3])
+def test_an_address_of_another_type_is_refused_at_once(address: Any) -> None:
+    with pytest.raises(TypeError, match=r"an address is a path, or shm:///path, or a list of them, not"):
+        shmrpc.connect(Api, address)
+    with pytest.raises(TypeError, match=r"an address is a path, or shm:///path, not"):
+        shmrpc.connect(Api, ["/run/api.sock", address])
+    with pytest.raises(TypeError, match=r"an address is a path, or shm:///path, not"):
+        shmrpc.Server(Service(), at=address)
+
+
 def test_an_unknown_setting_is_refused_with_those_that_there_are(path: str) -> None:
     with pytest.raises(TypeError, match=r"there is no setting 'colour'; there are .*polling"):
         shmrpc.connect(Api, path, colour="red")
