@@ -13,8 +13,13 @@ from shmrpc.buffers import Buffer, Packed
 from shmrpc.codec import ItemCodec, RowCodec, ValueCodec
 from shmrpc.errors import ContractError, Internal, InvalidArgument
 from shmrpc.policy import is_oneway, policy_of
-from shmrpc.signature import Parameter, Signature, is_stream
+from shmrpc.signature import Parameter, ParameterKind, Signature, is_stream, marked
 from shmrpc.slots import NO_DEFAULT
+
+_KINDS: Final[dict[Any, ParameterKind]] = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional",
+    inspect.Parameter.KEYWORD_ONLY: "keyword",
+}
 
 
 class Method:
@@ -37,6 +42,12 @@ class Method:
         self._parameters: Final = parameters[1:]
         self._signature: Final = inspect.Signature(self._parameters)
         self.signature: Final = self._describe(hints)
+        self.kinds: Final[list[ParameterKind]] = [_KINDS.get(parameter.kind, "") for parameter in self._parameters]
+        """How each parameter is passed, which the signature does not say: the two sides need not agree on it."""
+        self.shown: Final = self.signature.render(
+            marked(zip(map(str, self.signature.parameters), self.kinds, strict=True))
+        )
+        """The signature as it is written in this process."""
         self.stream_index: Final = self._find_stream(hints)
         """The position of the parameter that is a stream; None: there is none."""
         self._row_parameters: Final = [p for i, p in enumerate(self._parameters) if i != self.stream_index]
@@ -87,7 +98,7 @@ class Method:
         self._check_defaults()
 
     def __repr__(self) -> str:
-        return f"<Method {self.service}.{self.signature}>"
+        return f"<Method {self.service}.{self.shown}>"
 
     def _describe(self, hints: dict[str, Any]) -> Signature:
         if "return" not in hints:
@@ -197,7 +208,7 @@ class Method:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArgument(f"{self.full_name}: {error}; it is {self.signature}") from None
+            raise InvalidArgument(f"{self.full_name}: {error}; it is {self.shown}") from None
         given = bound.arguments
         last = max((i for i, p in enumerate(self._parameters) if p.name in given), default=-1)
         return tuple(given.get(p.name, p.default) for p in self._parameters[: last + 1])
@@ -232,7 +243,7 @@ class Method:
         try:
             return self._row.unpack_json(payload) if json else self.unpack_arguments(payload, views)
         except Exception as error:  # a type's __post_init__ is arbitrary code
-            raise InvalidArgument(f"{self.full_name}: {self._blame(str(error))}; it is {self.signature}") from None
+            raise InvalidArgument(f"{self.full_name}: {self._blame(str(error))}; it is {self.shown}") from None
 
     def unpack_result(self, payload: bytes, views: Sequence[Buffer]) -> Any:
         """Decodes and checks the result of a call, given its buffers.
