@@ -12,6 +12,7 @@ from shmrpc import codec, schema
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.codec import ItemCodec, RowCodec, ValueCodec
 from shmrpc.errors import ContractError, Internal, InvalidArgument
+from shmrpc.legible import meant
 from shmrpc.policy import is_oneway, policy_of
 from shmrpc.signature import Parameter, ParameterKind, Signature, is_stream, marked
 from shmrpc.slots import NO_DEFAULT
@@ -208,7 +209,12 @@ class Method:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArgument(f"{self.full_name}: {error}; it is {self.shown}") from None
+            names = [parameter.name for parameter in self._parameters]
+            unknown = next((name for name in kwargs if name not in names), None)
+            what = f"{error};"
+            if unknown is not None:  # which is why another one is missing
+                what = f"got an unexpected keyword argument {unknown!r}{meant(unknown, names)}"
+            raise InvalidArgument(f"{self.full_name}: {what} it is {self.shown}") from None
         given = bound.arguments
         last = max((i for i, p in enumerate(self._parameters) if p.name in given), default=-1)
         return tuple(given.get(p.name, p.default) for p in self._parameters[: last + 1])
