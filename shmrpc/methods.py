@@ -296,12 +296,24 @@ class Method:
         if index is None:
             return args, None
         source = args[index]
-        if not hasattr(source, "__aiter__") and (not hasattr(source, "__iter__") or isinstance(source, (str, bytes))):
-            raise InvalidArgument(
-                f"{self.full_name}: parameter {self._parameters[index].name!r} is a stream; got "
-                f"{type(source).__name__}, expected an async iterator, or something to iterate"
-            )
+        if not hasattr(source, "__aiter__") and not _is_iterable(source):
+            raise InvalidArgument(f"{self._stream_got(source)}, expected an async iterator, or something to iterate")
         return args[:index] + args[index + 1 :], source
+
+    def check_iterable(self, source: Any) -> None:
+        """Refuses what a blocking stub cannot read as the parameter that is a stream.
+
+        Raises:
+            InvalidArgument: it cannot be iterated.
+        """
+        if not _is_iterable(source):
+            hint = "; async iterators are for the stubs of connect()" if hasattr(source, "__aiter__") else ""
+            raise InvalidArgument(f"{self._stream_got(source)}, expected something to iterate{hint}")
+
+    def _stream_got(self, source: Any) -> str:
+        assert self.stream_index is not None
+        name = self._parameters[self.stream_index].name
+        return f"{self.full_name}: parameter {name!r} is a stream; got {type(source).__name__}"
 
     def join(self, row: tuple[Any, ...], stream: Any) -> tuple[Any, ...]:
         """The opposite of `split`, for a handler."""
@@ -345,3 +357,8 @@ class Method:
     def encode_json(self, result: Any) -> bytes:
         """Encodes a result as JSON, for callers without the contract."""
         return codec.encode_json(result)
+
+
+def _is_iterable(source: Any) -> bool:
+    """Whether it stands for the items of a stream: a text, or bytes, are rather one item by mistake."""
+    return hasattr(source, "__iter__") and not isinstance(source, (str, bytes))
