@@ -319,6 +319,40 @@ def test_a_service_whose_constructor_fails_shows_where(path: str, monkeypatch: p
         cli.main(["serve", "cli_worker:FailsToStart", "--at", path])
 
 
+# Output that nobody reads
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly(path: str) -> None:
+    with serving(path, services=("introspection_api:Worker", "cli_worker:Worker")):
+        for arguments in (
+            ("list", path),
+            ("list", path, "--json"),
+            ("call", path, "Worker.pid"),
+            ("call", path, "count", "[1000000]"),
+            ("health", path),
+        ):
+            with running(*arguments) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                process.stdout.close()
+                assert process.wait(timeout=PATIENCE_SECONDS) == 128 + signal.SIGPIPE, arguments
+                assert process.stderr.read() == ""
+
+
+def test_head_takes_what_it_wants_of_a_stream(path: str) -> None:
+    with serving(path, services=("introspection_api:Worker",)):
+        script = f"set -o pipefail; {sys.executable} -m shmrpc call {path} count '[1000000]' | head -n 2"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGPIPE, "0\n1\n", "")
+
+
 # serve --workers
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -12,6 +14,25 @@ T = TypeVar("T")
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the text says why and what can."""
+
+
+class NobodyReads(Exception):
+    """Whoever read standard output has gone, as ``head`` does when it has enough."""
+
+
+def show(text: str) -> None:
+    """Prints a line, or lines, at once.
+
+    Raises:
+        NobodyReads: nobody takes it.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # the interpreter flushes what is left, when it ends
+        os.close(nowhere)
+        raise NobodyReads from None
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

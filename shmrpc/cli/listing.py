@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of
+from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of, show
 from shmrpc.client import connect
 from shmrpc.introspection import (
     RESERVED,
@@ -42,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"shmrpc: there is no service {arguments.service!r}; there is {', '.join(names)}", file=sys.stderr)
         return 1
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(contracts), indent=2).decode())
+        show(msgspec.json.format(msgspec.json.encode(contracts), indent=2).decode())
     else:
-        print("\n\n\n".join(render(contract) for contract in contracts))
+        show("\n\n\n".join(render(contract) for contract in contracts))
     return 0
 
 
