@@ -278,6 +278,12 @@ def test_a_server_may_be_given_its_socket(path: str) -> None:
         (["no_such_module:Worker", "--at", "PATH"], "there is no module 'no_such_module' here or on the import path"),
         (["cli_worker:Nobody", "--at", "PATH"], "module 'cli_worker' has no 'Nobody'"),
         (["cli_worker:NeedsArguments", "--at", "PATH"], "'cli_worker:NeedsArguments' cannot be made without arguments"),
+        (["cli_worker:Asked", "--at", "PATH"], "'cli_worker:Asked' is a contract; name a class that implements it"),
+        (
+            ["cli_worker:Abstract", "--at", "PATH"],
+            "'cli_worker:Abstract' is a contract; name a class that implements it",
+        ),
+        (["cli_worker:Unfinished", "--at", "PATH"], "'cli_worker:Unfinished' does not implement ask, tell"),
         (["cli_worker:os", "--at", "PATH"], "FAILED_PRECONDITION: module has no public methods"),
         (["cli_worker:Worker", "--at", "/missing/folder/a.sock"], "INVALID_ARGUMENT: cannot serve at /missing"),
         (["cli_worker:Worker", "--at", "http://here"], "INVALID_ARGUMENT: 'http://here' is not an address"),

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 from shmrpc.cli.common import UsageError, check_wait, run_loop
+from shmrpc.contract import contracts_of, is_protocol
 from shmrpc.server import DRAIN_SECONDS, Server, check_mode, serve
 from shmrpc.shm_gate import make_settings
 
@@ -128,6 +130,11 @@ def load(reference: str) -> object:
             raise UsageError(f"module {module_name!r} has no {attribute!r}") from None
     if not isinstance(found, type):
         return found
+    if is_protocol(found) or (inspect.isabstract(found) and contracts_of(found) == [found]):
+        raise UsageError(f"{reference!r} is a contract; name a class that implements it")
+    if inspect.isabstract(found):
+        lacking: frozenset[str] = vars(found)["__abstractmethods__"]
+        raise UsageError(f"{reference!r} does not implement {', '.join(sorted(lacking))}")
     try:
         return found()
     except TypeError as error:
