@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 
@@ -17,7 +17,7 @@ from shmrpc import contract as contracts
 from shmrpc import facade
 from shmrpc.client import Address, Connection, Stub, connect, open_stub, put_behind
 from shmrpc.crossing import BlockingStream, Feed
-from shmrpc.errors import ConnectFailed, InvalidArgument
+from shmrpc.errors import ConnectFailed
 from shmrpc.loop_thread import Errand, LoopThread
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def _blocking(thread: LoopThread, method: Method, stub_method: Callable[..., Any
         method.bind(tuple(args), kwargs)  # first, for what is wrong with them
         where: Any = kwargs if parameter in kwargs else args
         place: Any = parameter if parameter in kwargs else index
-        feed = where[place] = Feed(thread, _checked(where[place], method, parameter))
+        method.check_iterable(where[place])
+        feed = where[place] = Feed(thread, where[place])
         return feed
 
     def call_with_stream(*args: Any, **kwargs: Any) -> Any:
@@ -124,14 +125,6 @@ def _blocking(thread: LoopThread, method: Method, stub_method: Callable[..., Any
     made.__qualname__ = method.full_name
     made.__doc__ = getattr(method.contract, method.name).__doc__
     return made
-
-
-def _checked(value: Any, method: Method, parameter: str) -> Iterable[Any]:
-    if not isinstance(value, Iterable):
-        hint = "; async iterables are for the stubs of connect()" if hasattr(value, "__aiter__") else ""
-        kind = type(value).__name__
-        raise InvalidArgument(f"{method.full_name}: parameter {parameter!r} takes an iterable, not {kind}{hint}")
-    return value
 
 
 class BlockingConnection(Generic[S]):

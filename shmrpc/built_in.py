@@ -185,8 +185,8 @@ def _describe_method(contract: Contract, method: Method) -> DescribedMethod:
         kind=_kind_of(method),
         doc=_doc_of(getattr(contract.cls, method.name)),
         parameters=[
-            DescribedField(parameter.name, schema.render(parameter.type), parameter.has_default)
-            for parameter in parameters
+            DescribedField(parameter.name, schema.render(parameter.type), parameter.has_default, kind)
+            for parameter, kind in zip(parameters, method.kinds, strict=True)
         ],
         returns=schema.render(result),
         arguments=json_schema.of_arguments(

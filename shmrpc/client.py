@@ -121,7 +121,8 @@ def connect(
     Raises:
         ContractError: the contract cannot work.
         BadAddress: nobody could ever listen there.
-        ValueError: there is no address, or no connection to make.
+        ValueError: there is no address, or no connection to make, or another argument cannot work.
+        TypeError: an argument is of another type.
 
     Entering it raises, if no connection at all can be made:
         ConnectFailed: nobody listens there, or one of the two processes has no memory, fds or threads for it.
@@ -164,7 +165,8 @@ def options(
         interceptors: Added to the stub's, inside of them.
 
     Raises:
-        TypeError: this is no stub.
+        TypeError: this is no stub, or an argument is of another type.
+        ValueError: a timeout is not positive.
     """
     contract, relation, current = open_stub(stub)
     made: Any = type(stub)  # a stub of the same kind, over what that kind is made over

@@ -6,6 +6,7 @@ Users see seconds.
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from datetime import timedelta
 from time import monotonic_ns
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
@@ -247,7 +248,16 @@ class CallOptions(msgspec.Struct, frozen=True):
         reply: Reply | None = None,
         retry: Retry | None = None,
     ) -> "CallOptions":
-        """These options with some replaced; metadata is added key by key, interceptors inside of those before."""
+        """These options with some replaced; metadata is added key by key, interceptors inside of those before.
+
+        Raises:
+            TypeError: one is of another type.
+            ValueError: one cannot work.
+        """
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"retry is a shmrpc.Retry, not {retry!r}; write shmrpc.Retry(attempts=…)")
+        if reply is not None and not isinstance(reply, Reply):
+            raise TypeError(f"reply is a shmrpc.Reply, not {reply!r}; write shmrpc.Reply()")
         if idle_timeout is not None:
             timeout_to_ns(idle_timeout)  # which refuses what is none
         return msgspec.structs.replace(
@@ -280,11 +290,32 @@ def timeout_to_ns(timeout: float) -> int:
     """A timeout in seconds as nanoseconds.
 
     Raises:
+        TypeError: it is no number.
         ValueError: it is not a positive finite number.
     """
-    if not 0 < timeout < 1e9:
-        raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
-    return max(1, int(timeout * 1e9))
+    try:
+        if 0 < timeout < 1e9:
+            return max(1, int(timeout * 1e9))
+    except TypeError:
+        hint = "; write its total_seconds()" if isinstance(timeout, timedelta) else ""
+        raise TypeError(f"a timeout is a positive number of seconds, not {timeout!r}{hint}") from None
+    raise ValueError(f"a timeout is a positive number of seconds, not {timeout!r}")
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Refuses what is no time to wait, where that may be 0, or without an end.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, or nan.
+    """
+    text = f"{name} is a number of seconds, from 0 to math.inf, not {seconds!r}"
+    try:
+        fits = seconds >= 0
+    except TypeError:
+        raise TypeError(text) from None
+    if not fits:
+        raise ValueError(text)
 
 
 def small(metadata: Metadata) -> Metadata:
@@ -301,6 +332,8 @@ def small(metadata: Metadata) -> Metadata:
 
 
 def _checked(metadata: Metadata) -> dict[str, str | bytes]:
+    if not isinstance(metadata, (dict, Mapping)):  # the first one is the quicker question
+        raise TypeError(f"metadata maps str to str or bytes, as a dict does, not {type(metadata).__name__}")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, (str, bytes)):
             raise TypeError(f"metadata maps str to str or bytes, not {key!r} to {value!r}")

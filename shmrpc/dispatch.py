@@ -186,7 +186,7 @@ def _check_parameters(method: Method, handler: Callable[..., Any], name: str) ->
         method.call(signature.bind, (None,) * method.arity)
     except TypeError as error:
         raise ContractError(
-            f"{method.full_name}: {name}.{method.name}{signature} does not take the arguments of {method.signature}: {error}"
+            f"{method.full_name}: {name}.{method.name}{signature} does not take the arguments of {method.shown}: {error}"
         ) from None
 
 

@@ -71,6 +71,8 @@ class RpcError(Exception):
         """Sets the status code of the class; without one it inherits its base's."""
         super().__init_subclass__(**kwargs)
         if code is not None:
+            if not isinstance(code, Code):
+                raise ContractError(f"{cls.__name__}: {_no_code(code)}")
             if code is Code.OK:
                 raise ContractError(f"{cls.__name__}: an error cannot have code OK")
             cls.code = code
@@ -78,6 +80,8 @@ class RpcError(Exception):
     def __init__(self, message: str = "", *, code: Code | None = None) -> None:
         super().__init__(message)
         if code is not None:
+            if not isinstance(code, Code):
+                raise TypeError(_no_code(code))
             if code is Code.OK:
                 raise ValueError("an RpcError cannot have code OK")
             self.code = code
@@ -90,6 +94,14 @@ class RpcError(Exception):
         if hasattr(self, "__dataclass_fields__"):
             return repr(self)
         return str(self.args[0] if self.args else "") or type(self).__name__
+
+
+def _no_code(code: object) -> str:
+    """What is wrong with a code that is none, and which one may have been meant: by number, by name, or gRPC's own."""
+    name = code if isinstance(code, str) else getattr(code, "name", None)
+    meant = next((one for one in Code if one.name == name or one == code), None)
+    hint = f"; write Code.{meant.name}" if meant is not None else ""
+    return f"code is a member of shmrpc.Code, not {code!r}{hint}"
 
 
 class InvalidArgument(RpcError, TypeError, code=Code.INVALID_ARGUMENT):

@@ -19,7 +19,8 @@ _STREAMS: Final = (AsyncIterator, AsyncIterable, AsyncGenerator)
 def check(facade: type, contract: Contract) -> None:
     """Refuses a class whose methods are not the contract's, made plain.
 
-    A method must have the parameters of the contract's, by name, kind, default and type, and its result. A stream of ``T``
+    A method must have the parameters of the contract's, by name, kind and type, a default where those have one, whichever it
+    is, and its result. A stream of ``T``
     is an ``Iterator[T]``, ``Iterable[T]`` or ``Generator[T, None, None]`` as the result, and an ``Iterable[T]`` or
     ``Iterator[T]`` as a parameter. It need not have all methods of the contract.
 

@@ -10,6 +10,7 @@ import msgspec
 
 from shmrpc.health import Health
 from shmrpc.policy import method
+from shmrpc.signature import ParameterKind
 
 RESERVED: Final = "shmrpc."
 """What the names of built-in services begin with; no class's name can."""
@@ -24,6 +25,8 @@ class DescribedField(msgspec.Struct, frozen=True):
     annotation: str
     """Its type, as Python writes it; of a stream, ``AsyncIterator[…]``."""
     has_default: bool
+    kind: ParameterKind = ""
+    """Of a parameter that is passed by position only, or by keyword only; a server that is older does not say so."""
 
 
 class DescribedType(msgspec.Struct, frozen=True):

@@ -12,9 +12,15 @@ from shmrpc import codec, schema
 from shmrpc.buffers import Buffer, Packed
 from shmrpc.codec import ItemCodec, RowCodec, ValueCodec
 from shmrpc.errors import ContractError, Internal, InvalidArgument
+from shmrpc.legible import meant
 from shmrpc.policy import is_oneway, policy_of
-from shmrpc.signature import Parameter, Signature, is_stream
+from shmrpc.signature import Parameter, ParameterKind, Signature, is_stream, marked
 from shmrpc.slots import NO_DEFAULT
+
+_KINDS: Final[dict[Any, ParameterKind]] = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional",
+    inspect.Parameter.KEYWORD_ONLY: "keyword",
+}
 
 
 class Method:
@@ -37,6 +43,12 @@ class Method:
         self._parameters: Final = parameters[1:]
         self._signature: Final = inspect.Signature(self._parameters)
         self.signature: Final = self._describe(hints)
+        self.kinds: Final[list[ParameterKind]] = [_KINDS.get(parameter.kind, "") for parameter in self._parameters]
+        """How each parameter is passed, which the signature does not say: the two sides need not agree on it."""
+        self.shown: Final = self.signature.render(
+            marked(zip(map(str, self.signature.parameters), self.kinds, strict=True))
+        )
+        """The signature as it is written in this process."""
         self.stream_index: Final = self._find_stream(hints)
         """The position of the parameter that is a stream; None: there is none."""
         self._row_parameters: Final = [p for i, p in enumerate(self._parameters) if i != self.stream_index]
@@ -87,7 +99,7 @@ class Method:
         self._check_defaults()
 
     def __repr__(self) -> str:
-        return f"<Method {self.service}.{self.signature}>"
+        return f"<Method {self.service}.{self.shown}>"
 
     def _describe(self, hints: dict[str, Any]) -> Signature:
         if "return" not in hints:
@@ -197,7 +209,12 @@ class Method:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArgument(f"{self.full_name}: {error}; it is {self.signature}") from None
+            names = [parameter.name for parameter in self._parameters]
+            unknown = next((name for name in kwargs if name not in names), None)
+            what = f"{error};"
+            if unknown is not None:  # which is why another one is missing
+                what = f"got an unexpected keyword argument {unknown!r}{meant(unknown, names)}"
+            raise InvalidArgument(f"{self.full_name}: {what} it is {self.shown}") from None
         given = bound.arguments
         last = max((i for i, p in enumerate(self._parameters) if p.name in given), default=-1)
         return tuple(given.get(p.name, p.default) for p in self._parameters[: last + 1])
@@ -232,7 +249,7 @@ class Method:
         try:
             return self._row.unpack_json(payload) if json else self.unpack_arguments(payload, views)
         except Exception as error:  # a type's __post_init__ is arbitrary code
-            raise InvalidArgument(f"{self.full_name}: {self._blame(str(error))}; it is {self.signature}") from None
+            raise InvalidArgument(f"{self.full_name}: {self._blame(str(error))}; it is {self.shown}") from None
 
     def unpack_result(self, payload: bytes, views: Sequence[Buffer]) -> Any:
         """Decodes and checks the result of a call, given its buffers.
@@ -279,12 +296,24 @@ class Method:
         if index is None:
             return args, None
         source = args[index]
-        if not hasattr(source, "__aiter__") and (not hasattr(source, "__iter__") or isinstance(source, (str, bytes))):
-            raise InvalidArgument(
-                f"{self.full_name}: parameter {self._parameters[index].name!r} is a stream; got "
-                f"{type(source).__name__}, expected an async iterator, or something to iterate"
-            )
+        if not hasattr(source, "__aiter__") and not _is_iterable(source):
+            raise InvalidArgument(f"{self._stream_got(source)}, expected an async iterator, or something to iterate")
         return args[:index] + args[index + 1 :], source
+
+    def check_iterable(self, source: Any) -> None:
+        """Refuses what a blocking stub cannot read as the parameter that is a stream.
+
+        Raises:
+            InvalidArgument: it cannot be iterated.
+        """
+        if not _is_iterable(source):
+            hint = "; async iterators are for the stubs of connect()" if hasattr(source, "__aiter__") else ""
+            raise InvalidArgument(f"{self._stream_got(source)}, expected something to iterate{hint}")
+
+    def _stream_got(self, source: Any) -> str:
+        assert self.stream_index is not None
+        name = self._parameters[self.stream_index].name
+        return f"{self.full_name}: parameter {name!r} is a stream; got {type(source).__name__}"
 
     def join(self, row: tuple[Any, ...], stream: Any) -> tuple[Any, ...]:
         """The opposite of `split`, for a handler."""
@@ -328,3 +357,8 @@ class Method:
     def encode_json(self, result: Any) -> bytes:
         """Encodes a result as JSON, for callers without the contract."""
         return codec.encode_json(result)
+
+
+def _is_iterable(source: Any) -> bool:
+    """Whether it stands for the items of a stream: a text, or bytes, are rather one item by mistake."""
+    return hasattr(source, "__iter__") and not isinstance(source, (str, bytes))

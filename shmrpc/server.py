@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from typing import Any, Final
 import anyio
 
 from shmrpc import shm_gate
-from shmrpc.context import Lease
+from shmrpc.context import Lease, check_seconds
 from shmrpc.dispatch import Dispatcher
 from shmrpc.errors import Closed
 from shmrpc.health import Health
@@ -40,6 +41,7 @@ class Server:
 
     Raises:
         ContractError: a contract cannot work, or a service does not implement it.
+        TypeError, ValueError: an argument cannot work.
         BadAddress: on entering: the address cannot be served.
     """
 
@@ -57,6 +59,10 @@ class Server:
         interceptors: Iterable[Interceptor] = (),
         **settings: Any,
     ) -> None:
+        if not isinstance(at, (str, os.PathLike)):
+            raise TypeError(f"an address is a path, or shm:///path, not {at!r}")
+        check_mode(mode)
+        check_seconds("grace", grace)
         self._dispatcher = Dispatcher(services, interceptors=interceptors)
         self._settings = shm_gate.make_settings(settings)
         self._at = at
@@ -141,7 +147,12 @@ class Server:
 
         Returns:
             Whether all of them ended in time.
+
+        Raises:
+            TypeError, ValueError: `grace` is no number of seconds.
         """
+        if grace is not None:
+            check_seconds("grace", grace)
         if self._listener is None:
             return True
         if self._draining is not None and grace is not None:
@@ -166,6 +177,20 @@ class Server:
     def _set_closed(self) -> None:
         if self._closed is not None:
             self._closed.set()
+
+
+def check_mode(mode: int) -> None:
+    """Refuses what are no permission bits.
+
+    Raises:
+        TypeError: it is no int.
+        ValueError: it is another one, like the decimal number 600.
+    """
+    if not isinstance(mode, int) or isinstance(mode, bool):
+        raise TypeError(f"mode is permission bits like 0o600, not {mode!r}")
+    if not 0 <= mode <= 0o777:
+        meant = f"; write 0o{mode}" if re.fullmatch("[0-7]{3}", str(mode)) else ""
+        raise ValueError(f"mode is permission bits from 0 to 0o777, not {mode}{meant}")
 
 
 async def serve(*services: object, at: str | os.PathLike[str], handle_signals: bool = True, **options: Any) -> None:

@@ -7,9 +7,10 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shmrpc.context import check_seconds
 from shmrpc.contract import Contract
 from shmrpc.errors import UnsupportedPlatform
 
@@ -74,7 +75,13 @@ def make_link(
     settings: dict[str, Any],
     exposed: "Dispatcher | None" = None,
 ) -> "Link":
-    """The client's transport for an address."""
+    """The client's transport for an address.
+
+    Raises:
+        TypeError, ValueError: an argument cannot work.
+    """
+    check_seconds("wait", wait)
+    check_seconds("reconnect_timeout", reconnect_timeout)
     made = make_settings(settings)
     from shmrpc.shm import address
     from shmrpc.shm.link import Link
@@ -95,6 +102,8 @@ def make_transport(
     """The client's transport for an address, or for several."""
     if connections < 1:
         raise ValueError(f"connections is {connections}, it must be at least 1")
+    if not isinstance(where, (str, os.PathLike, Iterable)) or isinstance(where, bytes):
+        raise TypeError(f"an address is a path, or shm:///path, or a list of them, not {where!r}")
     several = [where] if isinstance(where, (str, os.PathLike)) else list(where)
     if not several:
         raise ValueError("there is no address to connect to")

@@ -1,7 +1,7 @@
 """A method as data: what travels in the handshake, and the rule by which a client's method can call a server's."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from typing import Any, Final, get_origin
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from typing import Any, Final, Literal, get_origin
 
 import msgspec
 
@@ -9,10 +9,27 @@ from shmrpc import schema
 
 _STREAMS: Final = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
+ParameterKind = Literal["", "positional", "keyword"]
+"""How a parameter is passed: either way, by position only, or by keyword only."""
+
 
 def is_stream(annotation: Any) -> bool:
     """Whether an annotation is that of a stream."""
     return get_origin(annotation) in _STREAMS or annotation in _STREAMS
+
+
+def marked(parameters: Iterable[tuple[str, ParameterKind]]) -> list[str]:
+    """Texts of parameters as Python lists them: a ``/`` after those by position only, a ``*`` before those by keyword."""
+    listed: list[str] = []
+    before: ParameterKind = ""
+    for text, kind in parameters:
+        if before == "positional" and kind != "positional":
+            listed.append("/")
+        if kind == "keyword" and before != "keyword":
+            listed.append("*")
+        listed.append(text)
+        before = kind
+    return [*listed, "/"] if before == "positional" else listed
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -43,9 +60,12 @@ class Signature(msgspec.Struct, frozen=True):
         schema.check(self.result)
 
     def __str__(self) -> str:
+        return self.render(map(str, self.parameters))
+
+    def render(self, parameters: Iterable[str]) -> str:
+        """The signature as Python writes it, with these texts of its parameters."""
         prefix = "oneway " if self.oneway else ""
-        parameters = ", ".join(map(str, self.parameters))
-        return f"{prefix}{self.name}({parameters}) -> {schema.render(self.result)}"
+        return f"{prefix}{self.name}({', '.join(parameters)}) -> {schema.render(self.result)}"
 
     def why_unfit(self, served: "Signature", caller: str = "client", other: str = "server") -> str | None:
         """Why a caller with this signature cannot call `served`, or None when it can. The text names the two sides so."""

@@ -1,9 +1,11 @@
 """What the tests of the command line serve."""
 
+import abc
 import asyncio
 import os
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import shmrpc
 
@@ -79,3 +81,23 @@ class Nested:
 
 
 made = NeedsArguments(7)
+
+
+class Asked(Protocol):
+    async def ask(self) -> str: ...
+
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    async def ask(self) -> str: ...
+
+    @abc.abstractmethod
+    async def tell(self, word: str) -> None: ...
+
+    @abc.abstractmethod
+    async def greet(self) -> str: ...
+
+
+class Unfinished(Abstract):
+    async def greet(self) -> str:
+        return "hello"

@@ -57,3 +57,37 @@ def _bind_by_inspect(method: Method, args: tuple[int, ...], kwargs: dict[str, st
 
 def _defaults(method: Method) -> list[Any]:
     return [parameter.default for parameter in method._parameters]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mixed", "mixed(a: int, b: int, /, c: int, d: int = …, e: int = …) -> None"),
+        ("keyword_only", "keyword_only(a: int, *, d: int, e: int = …) -> None"),
+        ("all_defaults", "all_defaults(a: int = …, b: int = …) -> None"),
+        ("none", "none() -> None"),
+    ],
+)
+def test_a_text_says_which_arguments_are_passed_one_way_only(name: str, text: str) -> None:
+    method = contract.read(Everything).methods[name]
+    with pytest.raises(InvalidArgument) as caught:
+        method.bind(tuple(range(9)), {})
+    assert str(caught.value) == f"Everything.{name}: too many positional arguments; it is {text}"
+    assert repr(method) == f"<Method Everything.{text}>"
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "text"),
+    [
+        ("keyword_only", {"dd": 1, "a": 1}, "got an unexpected keyword argument 'dd'; did you mean 'd'?"),
+        ("keyword_only", {"a": 1, "d": 1, "colour": 1}, "got an unexpected keyword argument 'colour';"),
+        ("none", {"d": 1}, "got an unexpected keyword argument 'd';"),
+    ],
+)
+def test_a_misspelt_keyword_is_named_and_not_what_is_missing_without_it(
+    name: str, kwargs: dict[str, int], text: str
+) -> None:
+    method = contract.read(Everything).methods[name]
+    with pytest.raises(InvalidArgument) as caught:
+        method.bind((), kwargs)
+    assert str(caught.value) == f"Everything.{name}: {text} it is {method.shown}"

@@ -162,13 +162,20 @@ def test_an_iterable_may_be_passed_by_name_and_beside_other_parameters(work: Any
 
 
 def test_what_is_no_iterable_is_refused(work: Any) -> None:
-    with pytest.raises(shmrpc.InvalidArgument, match=r"Work\.total: parameter 'parts' takes an iterable, not int"):
+    with pytest.raises(
+        shmrpc.InvalidArgument, match=r"Work\.total: parameter 'parts' is a stream; got int, expected somet"
+    ):
         work.total(3)
+    for text in ("123", b"123"):
+        with pytest.raises(shmrpc.InvalidArgument, match=f"a stream; got {type(text).__name__}, expected something to"):
+            work.total(text)
+        with pytest.raises(shmrpc.InvalidArgument, match=f"a stream; got {type(text).__name__}, expected something to"):
+            work.double(parts=text)
 
     async def parts() -> Any:
         yield 1
 
-    with pytest.raises(shmrpc.InvalidArgument, match=r"not async_generator; async iterables are for the stubs of con"):
+    with pytest.raises(shmrpc.InvalidArgument, match=r"got async_generator, .*; async iterators are for the st"):
         work.double(parts())
 
 

@@ -278,14 +278,29 @@ def test_a_server_may_be_given_its_socket(path: str) -> None:
         (["no_such_module:Worker", "--at", "PATH"], "there is no module 'no_such_module' here or on the import path"),
         (["cli_worker:Nobody", "--at", "PATH"], "module 'cli_worker' has no 'Nobody'"),
         (["cli_worker:NeedsArguments", "--at", "PATH"], "'cli_worker:NeedsArguments' cannot be made without arguments"),
+        (["cli_worker:Asked", "--at", "PATH"], "'cli_worker:Asked' is a contract; name a class that implements it"),
+        (
+            ["cli_worker:Abstract", "--at", "PATH"],
+            "'cli_worker:Abstract' is a contract; name a class that implements it",
+        ),
+        (["cli_worker:Unfinished", "--at", "PATH"], "'cli_worker:Unfinished' does not implement ask, tell"),
         (["cli_worker:os", "--at", "PATH"], "FAILED_PRECONDITION: module has no public methods"),
         (["cli_worker:Worker", "--at", "/missing/folder/a.sock"], "INVALID_ARGUMENT: cannot serve at /missing"),
         (["cli_worker:Worker", "--at", "http://here"], "INVALID_ARGUMENT: 'http://here' is not an address"),
         (["cli_worker:Worker", "--at", "PATH", "--fd", "99"], "INVALID_ARGUMENT: fd 99 is not a listening Unix"),
         (["cli_worker:Worker", "--at", "PATH", "--polling", "often"], "--polling is adaptive, never or a number"),
         (["cli_worker:Worker", "--at", "PATH", "--polling", "7"], "polling is 'adaptive', 'never' or seconds from 0"),
-        (["cli_worker:Worker", "--at", "PATH", "--mode", "rw"], "--mode is octal, like 660, not 'rw'"),
+        (["cli_worker:Worker", "--at", "PATH", "--mode", "rw"], "--mode is octal, from 0 to 777, like 660, not 'rw'"),
+        (
+            ["cli_worker:Worker", "--at", "PATH", "--mode", "1660"],
+            "--mode is octal, from 0 to 777, like 660, not '1660'",
+        ),
+        (["cli_worker:Worker", "--at", "PATH", "--mode", "-1", "--workers", "2"], "--mode is octal, from 0 to 777"),
         (["cli_worker:Worker", "--at", "PATH", "--workers", "0"], "--workers must be at least 1, not 0"),
+        (
+            ["cli_worker:Worker", "--at", "PATH", "--grace", "-1"],
+            "--grace is a number of seconds of 0 or more, not -1.0",
+        ),
     ],
 )
 def test_what_cannot_be_served_exits_with_2(
@@ -308,6 +323,40 @@ def test_a_service_whose_constructor_fails_shows_where(path: str, monkeypatch: p
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(TypeError, match="not on this machine"):
         cli.main(["serve", "cli_worker:FailsToStart", "--at", path])
+
+
+# Output that nobody reads
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_quietly(path: str) -> None:
+    with serving(path, services=("introspection_api:Worker", "cli_worker:Worker")):
+        for arguments in (
+            ("list", path),
+            ("list", path, "--json"),
+            ("call", path, "Worker.pid"),
+            ("call", path, "count", "[1000000]"),
+            ("health", path),
+        ):
+            with running(*arguments) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                process.stdout.close()
+                assert process.wait(timeout=PATIENCE_SECONDS) == 128 + signal.SIGPIPE, arguments
+                assert process.stderr.read() == ""
+
+
+def test_head_takes_what_it_wants_of_a_stream(path: str) -> None:
+    with serving(path, services=("introspection_api:Worker",)):
+        script = f"set -o pipefail; {sys.executable} -m shmrpc call {path} count '[1000000]' | head -n 2"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGPIPE, "0\n1\n", "")
 
 
 # serve --workers

@@ -6,6 +6,8 @@ import signal
 import pytest
 from test_cli import PATIENCE_SECONDS, command, running, serving, stop
 
+from shmrpc import cli
+
 VISION = ("introspection_api:Worker",)
 
 
@@ -50,6 +52,13 @@ def test_a_server_that_hangs_is_not_healthy(path: str) -> None:
             os.kill(server.pid, signal.SIGCONT)
         assert (status, output) == (1, "")
         assert "did not finish the handshake within 0.2 s" in errors
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan"])
+def test_a_time_to_wait_that_is_none_exits_with_2(path: str, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["health", path, "--wait", seconds]) == 2
+    shown = float(seconds)
+    assert capsys.readouterr().err == f"shmrpc: --wait is a number of seconds of 0 or more, not {shown}\n"
 
 
 def test_a_watch_prints_each_change_until_the_server_drains(path: str) -> None:

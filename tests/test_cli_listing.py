@@ -2,13 +2,14 @@
 
 import ast
 import json
+from typing import Protocol
 
 import msgspec
 import pytest
 from introspection_api import Vision
 from test_cli import command, serving
 
-from shmrpc import Health, Introspection, built_in, contract
+from shmrpc import Health, Introspection, built_in, contract, schema
 from shmrpc.cli import listing
 from shmrpc.introspection import DescribedContract, DescribedField, DescribedMethod, DescribedType
 
@@ -127,6 +128,38 @@ def test_a_default_is_shown_where_it_is_short(default: object, text: str) -> Non
 
 def test_a_default_that_is_not_known_is_shown_as_one() -> None:
     assert "parameter_0: dict[str, int] = ...)" in rendered(method())
+
+
+def test_what_is_passed_one_way_only_is_shown_so() -> None:
+    class Api(Protocol):
+        async def both(self, a: int, /, b: int, *, c: int = 3) -> int: ...
+
+        async def keyword(self, *, a: int, b: int = 1) -> int: ...
+
+        async def position(self, a: int, b: int = 1, /) -> int: ...
+
+    text = listing.render(built_in.describe(contract.read(Api)))
+    ast.parse(text)
+    assert text.splitlines()[1:] == [
+        "    async def both(self, a: int, /, b: int, *, c: int = 3) -> int: ...",
+        "    async def keyword(self, *, a: int, b: int = 1) -> int: ...",
+        "    async def position(self, a: int, b: int = 1, /) -> int: ...",
+    ]
+
+
+class Older(msgspec.Struct, frozen=True):
+    """`DescribedField` before it said how a parameter is passed."""
+
+    name: str
+    annotation: str
+    has_default: bool
+
+
+def test_a_server_that_does_not_say_how_a_parameter_is_passed_is_understood() -> None:
+    older = msgspec.msgpack.encode(Older("a", "int", has_default=False))
+    assert msgspec.msgpack.decode(older, type=DescribedField).kind == ""
+    written, read = schema.describe(Older), schema.describe(DescribedField)
+    assert schema.why_unreadable(written, read, "") is schema.why_unreadable(read, written, "") is None
 
 
 def test_a_long_signature_is_broken_into_lines() -> None:

@@ -1,6 +1,7 @@
 """`connect`, `options` and `peer`: what is refused before anything connects, and what a stub is."""
 
 import asyncio
+import math
 import os
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -41,6 +42,16 @@ def test_an_address_where_nobody_can_listen_is_refused_at_once(address: str) -> 
         shmrpc.connect(Api, address)
 
 
+@pytest.mark.parametrize("address", [None, b"/run/api.sock", 3])
+def test_an_address_of_another_type_is_refused_at_once(address: Any) -> None:
+    with pytest.raises(TypeError, match=r"an address is a path, or shm:///path, or a list of them, not"):
+        shmrpc.connect(Api, address)
+    with pytest.raises(TypeError, match=r"an address is a path, or shm:///path, not"):
+        shmrpc.connect(Api, ["/run/api.sock", address])
+    with pytest.raises(TypeError, match=r"an address is a path, or shm:///path, not"):
+        shmrpc.Server(Service(), at=address)
+
+
 def test_an_unknown_setting_is_refused_with_those_that_there_are(path: str) -> None:
     with pytest.raises(TypeError, match=r"there is no setting 'colour'; there are .*polling"):
         shmrpc.connect(Api, path, colour="red")
@@ -55,6 +66,22 @@ def test_a_setting_that_cannot_work_is_refused_at_once(path: str, setting: dict[
 def test_metadata_of_the_wrong_type_is_refused_at_once(path: str) -> None:
     with pytest.raises(TypeError, match="metadata maps str to str or bytes"):
         shmrpc.connect(Api, path, metadata=cast(Any, {"a": 1}))
+
+
+@pytest.mark.parametrize("make", [shmrpc.connect, shmrpc.connect_sync, shmrpc.local])
+def test_a_retry_that_is_none_is_refused_at_once(path: str, make: Any) -> None:
+    with pytest.raises(TypeError, match=r"retry is a shmrpc\.Retry, not 3"):
+        make(Api, Service() if make is shmrpc.local else path, retry=3)
+
+
+@pytest.mark.parametrize("name", ["wait", "reconnect_timeout"])
+@pytest.mark.parametrize("seconds", [None, "3", -1, -0.5, math.nan])
+def test_a_time_to_wait_that_is_none_is_refused_at_once(path: str, name: str, seconds: Any) -> None:
+    for connections in (1, 2):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            shmrpc.connect(Api, path, connections=connections, **{name: seconds})
+        assert str(caught.value) == f"{name} is a number of seconds, from 0 to math.inf, not {seconds!r}"
+        assert type(caught.value) is (ValueError if isinstance(seconds, (int, float)) else TypeError)
 
 
 # Connecting
@@ -78,8 +105,9 @@ async def test_connecting_where_nobody_listens_fails_at_once(path: str) -> None:
         await connection.__aenter__()
 
 
-async def test_a_client_may_wait_for_its_server(path: str) -> None:
-    connection = shmrpc.connect(Api, path, wait=60.0)
+@pytest.mark.parametrize("wait", [60.0, math.inf])
+async def test_a_client_may_wait_for_its_server(path: str, wait: float) -> None:
+    connection = shmrpc.connect(Api, path, wait=wait)
     waiting = asyncio.create_task(connection.__aenter__())
     await asyncio.sleep(0)
     async with shmrpc.Server(Service(), at=path):
@@ -152,6 +180,8 @@ async def test_options_that_cannot_work_are_refused() -> None:
             shmrpc.options(api, timeout=-1)
         with pytest.raises(TypeError, match="metadata maps"):
             shmrpc.options(api, metadata=cast(Any, {1: "a"}))
+        with pytest.raises(TypeError, match="retry is a"):
+            shmrpc.options(api, retry=cast(Any, 3))
 
 
 @pytest.mark.parametrize("function", [shmrpc.options, shmrpc.peer])

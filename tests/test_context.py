@@ -4,7 +4,10 @@ import contextvars
 import math
 import threading
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
 from time import monotonic, monotonic_ns
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -119,10 +122,45 @@ def test_metadata_is_text_to_text_or_bytes(metadata: Any) -> None:
         CallOptions().merged(None, metadata)
 
 
+@pytest.mark.parametrize("retry", [3, shmrpc.Retry])
+def test_a_retry_is_one(retry: Any) -> None:
+    with pytest.raises(TypeError, match=r"retry is a shmrpc\.Retry, not .*; write shmrpc\.Retry\(attempts=…\)"):
+        CallOptions().merged(None, None, retry=retry)
+
+
 @pytest.mark.parametrize("timeout", [0, -1.0, math.inf, math.nan, 1e9])
 def test_a_timeout_is_a_positive_number_of_seconds(timeout: float) -> None:
     with pytest.raises(ValueError, match="a timeout is a positive number of seconds, not"):
         timeout_to_ns(timeout)
+
+
+@pytest.mark.parametrize("timeout", ["1", [1], 1j, Decimal(1)])
+def test_a_timeout_of_another_type_is_refused(timeout: Any) -> None:
+    with pytest.raises(TypeError, match="a timeout is a positive number of seconds, not"):
+        timeout_to_ns(timeout)
+
+
+def test_a_timedelta_is_refused_with_what_to_write() -> None:
+    with pytest.raises(TypeError, match=r"not datetime\.timedelta\(seconds=1\); write its total_seconds\(\)"):
+        CallOptions().merged(cast(Any, timedelta(seconds=1)), None)
+
+
+@pytest.mark.parametrize("reply", [shmrpc.Reply, {}])
+def test_a_reply_is_one(reply: Any) -> None:
+    with pytest.raises(TypeError, match=r"reply is a shmrpc\.Reply, not .*; write shmrpc\.Reply\(\)"):
+        CallOptions().merged(None, None, reply=reply)
+
+
+@pytest.mark.parametrize("metadata", [[("a", "b")], "ab", {"a"}, 3])
+def test_metadata_that_is_no_mapping_is_refused(metadata: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        CallOptions().merged(None, metadata)
+    name = type(metadata).__name__
+    assert str(caught.value) == f"metadata maps str to str or bytes, as a dict does, not {name}"
+
+
+def test_metadata_may_be_any_mapping() -> None:
+    assert CallOptions().merged(None, MappingProxyType({"a": b"1"})).metadata == {"a": b"1"}
 
 
 def test_the_shortest_timeout_is_not_taken_for_none() -> None:

@@ -42,7 +42,7 @@ def test_a_contract_has_the_public_methods_of_its_class_in_order() -> None:
 
 def test_a_method_describes_itself() -> None:
     methods = read(Api).methods
-    assert repr(methods["first"]) == "<Method Api.first(a: int, b: str = …, c: float = …, d: bool = …) -> str>"
+    assert repr(methods["first"]) == "<Method Api.first(a: int, b: str = …, *, c: float = …, d: bool = …) -> str>"
     assert repr(methods["tell"]) == "<Method Api.oneway tell(word: str) -> None>"
     assert methods["first"].full_name == "Api.first"
 

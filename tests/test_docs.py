@@ -2,8 +2,9 @@
 
 A Python block whose first line is ``# name.py`` is a file. A ``console`` block is a session in the folder of those files:
 a line that begins with ``$`` is a command, and what follows is its output, in which ``...`` stands for anything. ``&``
-starts a command in the background, ``kill %1`` ends the last of those and expects it to end well. Blocks are taken in the
-order of the page, so that a page may change a file as it goes on. Commands that are not to be run are ``sh`` blocks.
+starts a command in the background, ``kill %1`` ends the last of those and expects it to end well, ``kill %1 %2`` the last
+two. Blocks are taken in the order of the page, so that a page may change a file as it goes on. Commands that are not to be
+run are ``sh`` blocks.
 """
 
 import ast
@@ -82,10 +83,11 @@ class Shell:
 
     def run(self, command: str) -> str:
         """What a command prints; nothing for one that goes into the background or ends such a one."""
-        if command == "kill %1":
-            _, job = self._jobs.pop()
-            job.terminate()
-            assert job.wait(SECONDS) == 0, self._log.read_text()
+        if command in ("kill %1", "kill %1 %2"):
+            for _ in range(command.count("%")):
+                _, job = self._jobs.pop()
+                job.terminate()
+                assert job.wait(SECONDS) == 0, self._log.read_text()
             return ""
         words = shlex.split(command)
         background = words[-1] == "&"

@@ -4,6 +4,8 @@ import copy
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
 
 import pytest
 
@@ -99,6 +101,39 @@ def test_no_error_has_the_code_ok() -> None:
 
     with pytest.raises(ValueError, match="cannot have code OK"):
         RpcError("fine", code=Code.OK)
+
+
+class OfGrpc(Enum):
+    """As `grpc.StatusCode` is."""
+
+    NOT_FOUND = (5, "not found")
+
+
+@pytest.mark.parametrize("code", [5, "NOT_FOUND", OfGrpc.NOT_FOUND])
+def test_a_code_of_another_type_is_refused_with_the_one_that_was_meant(code: Any) -> None:
+    text = f"code is a member of shmrpc.Code, not {code!r}; write Code.NOT_FOUND"
+    with pytest.raises(TypeError) as caught:
+        RpcError("no such model", code=code)
+    assert str(caught.value) == text
+    with pytest.raises(shmrpc.ContractError) as declared:
+        type("Missing", (RpcError,), {}, code=code)
+    assert str(declared.value) == f"Missing: {text}"
+
+
+@pytest.mark.parametrize("code", [17, -1, "gone", object()])
+def test_a_code_that_stands_for_none_is_refused(code: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        RpcError("", code=code)
+    assert str(caught.value) == f"code is a member of shmrpc.Code, not {code!r}"
+
+
+@pytest.mark.parametrize("code", [3, "NOT_FOUND", None])
+def test_a_field_called_code_is_the_applications_affair(code: Any) -> None:
+    @dataclass(eq=False)
+    class Own(RpcError):
+        code: Any
+
+    assert Own(code).code == code
 
 
 def test_unavailable_is_certainly_not_executed_unless_it_says_so() -> None:

@@ -30,6 +30,10 @@ class Lazy(Protocol):
     def tiles(self, image: bytes) -> Iterable[bytes]: ...
 
 
+class AnotherDefault(Protocol):
+    def classify(self, image: bytes, top: int = 5, *, exact: bool = True) -> list[str]: ...
+
+
 class Heir(Whole, Protocol):
     """Its methods are inherited."""
 
@@ -76,7 +80,7 @@ def check(cls: Any) -> None:
     facade.check(cls, contract.read(Vision))
 
 
-@pytest.mark.parametrize("fitting", [Whole, Other, Lazy, Heir])
+@pytest.mark.parametrize("fitting", [Whole, Other, Lazy, AnotherDefault, Heir])
 def test_the_contract_made_plain_may_be_used_in_whole_or_in_part(fitting: type) -> None:
     check(fitting)
 

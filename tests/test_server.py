@@ -1,13 +1,14 @@
 """`Server` and `serve`: when services are entered, who may connect, and how a server drains and stops."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
 import stat
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -75,6 +76,36 @@ def test_a_server_that_cannot_work_is_refused_when_it_is_made(path: str) -> None
         shmrpc.Server(Plain(), at=path, colour="red")
     with pytest.raises(ValueError, match="drain_budget must be positive"):
         shmrpc.Server(Plain(), at=path, drain_budget=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        (600, "mode is permission bits from 0 to 0o777, not 600; write 0o600"),
+        (0o1660, "mode is permission bits from 0 to 0o777, not 944"),
+        (-1, "mode is permission bits from 0 to 0o777, not -1"),
+        ("600", "mode is permission bits like 0o600, not '600'"),
+        (None, "mode is permission bits like 0o600, not None"),
+    ],
+)
+def test_a_mode_that_is_none_is_refused_when_the_server_is_made(path: str, mode: Any, text: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        shmrpc.Server(Service(), at=path, mode=mode)
+    assert str(caught.value) == text
+    assert type(caught.value) is (ValueError if isinstance(mode, int) else TypeError)
+
+
+@pytest.mark.parametrize("grace", ["3", -1, None])
+def test_a_grace_time_that_is_none_is_refused_when_the_server_is_made(path: str, grace: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"grace is a number of seconds, from 0 to math\.inf, not"):
+        shmrpc.Server(Service(), at=path, grace=grace)
+
+
+async def test_a_grace_time_that_is_none_drains_nothing(path: str) -> None:
+    async with shmrpc.Server(Service(), at=path, grace=math.inf) as server:
+        with pytest.raises(ValueError, match="grace is a number of seconds"):
+            await server.drain(-1)
+        assert is_there(path)
 
 
 async def test_a_service_is_entered_before_the_server_listens_and_left_after_it_has_stopped(path: str) -> None:

@@ -3,15 +3,21 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from shmrpc.cli import call, health, listing, serve
-from shmrpc.cli.common import UsageError
+from shmrpc.cli.common import NobodyReads, UsageError
 from shmrpc.errors import BadAddress, ContractError, RpcError, UnsupportedPlatform
+
+INTERRUPTED: Final = 130
+"""The exit status after Ctrl-C, as a shell has it for a command that SIGINT ends: 128 and the signal's number."""
+PIPE_BROKEN: Final = 141
+"""When nobody reads the output any more, as for SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is 0, 1 for a call that failed or an answer that is no, 2 for a command that cannot
-    be carried out."""
+    be carried out, or `INTERRUPTED` or `PIPE_BROKEN`."""
     from shmrpc import __version__
 
     parser = argparse.ArgumentParser(
@@ -32,4 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"shmrpc: {error.code.name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, (BadAddress, ContractError, UnsupportedPlatform)) else 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except NobodyReads:
+        return PIPE_BROKEN

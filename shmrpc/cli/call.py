@@ -6,7 +6,6 @@ item a line. Ctrl-C cancels the call.
 
 import argparse
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +14,7 @@ import msgspec
 
 from shmrpc import contract
 from shmrpc.cli import checking
-from shmrpc.cli.common import UsageError, add_server, run_loop, settings_of
+from shmrpc.cli.common import UsageError, add_server, run_loop, settings_of, show
 from shmrpc.cli.lines import stdin_lines
 from shmrpc.context import CallOptions
 from shmrpc.errors import InvalidArgument, Unimplemented
@@ -79,7 +78,7 @@ async def _call(arguments: argparse.Namespace, given: dict[str, Any] | list[Any]
         items = _read_items(target, described) if target.takes_stream else None
         async with aclosing(caller.call(target, values, options, items)) as results:
             async for result in results:
-                _print(result if target.gives_stream else msgspec.json.format(result, indent=2))
+                show((result if target.gives_stream else msgspec.json.format(result, indent=2)).decode())
     finally:
         await caller.close()
 
@@ -113,11 +112,6 @@ async def _read_items(target: "Target", described: DescribedMethod | None) -> As
 def _refuse(target: "Target", why: str | None) -> None:
     if why is not None:
         raise InvalidArgument(f"{target.full_name}: {why}; it is {target.signature}")
-
-
-def _print(text: bytes) -> None:
-    sys.stdout.write(text.decode() + "\n")
-    sys.stdout.flush()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -2,16 +2,37 @@
 
 import argparse
 import asyncio
+import os
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from shmrpc.context import timeout_to_ns
+from shmrpc.context import check_seconds, timeout_to_ns
 
 T = TypeVar("T")
 
 
 class UsageError(Exception):
     """What the user asked for cannot be done; the text says why and what can."""
+
+
+class NobodyReads(Exception):
+    """Whoever read standard output has gone, as ``head`` does when it has enough."""
+
+
+def show(text: str) -> None:
+    """Prints a line, or lines, at once.
+
+    Raises:
+        NobodyReads: nobody takes it.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # the interpreter flushes what is left, when it ends
+        os.close(nowhere)
+        raise NobodyReads from None
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +65,18 @@ def check_timeout(seconds: float) -> None:
         timeout_to_ns(seconds)
     except ValueError as error:
         raise UsageError(f"--timeout: {error}") from None
+
+
+def check_wait(option: str, seconds: float) -> None:
+    """Refuses a time to wait that is none, where it may be 0.
+
+    Raises:
+        UsageError: it is not a number of seconds.
+    """
+    try:
+        check_seconds(option, seconds)
+    except ValueError:
+        raise UsageError(f"{option} is a number of seconds of 0 or more, not {seconds}") from None
 
 
 def run_loop(main: Coroutine[Any, Any, T], loop: str) -> T:

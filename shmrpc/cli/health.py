@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of
+from shmrpc.cli.common import add_server, check_timeout, check_wait, run_loop, settings_of, show
 from shmrpc.client import connect, options
 from shmrpc.health import Health
 from shmrpc.introspection import RESERVED, Introspection
@@ -26,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the health."""
     check_timeout(arguments.timeout)
+    check_wait("--wait", arguments.wait)
     return 0 if run_loop(_ask(arguments), "auto") is Health.SERVING else 1
 
 
@@ -35,12 +36,12 @@ async def _ask(arguments: argparse.Namespace) -> Health:
     async with connect(Introspection, arguments.path, wait=arguments.wait, **settings) as server:
         health = await options(server, timeout=timeout).health(arguments.service)
         if not arguments.watch or health is Health.SERVICE_UNKNOWN:
-            print(health.name)
+            show(health.name)
         if health is Health.SERVICE_UNKNOWN:
             names = [contract.name for contract in await server.contracts()]
             there = ", ".join(name for name in names if not name.startswith(RESERVED))
             print(f"shmrpc: there is no service {arguments.service!r}; there is {there}", file=sys.stderr)
         elif arguments.watch:
             async for health in server.watch(arguments.service):
-                print(health.name, flush=True)
+                show(health.name)
     return health

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of
+from shmrpc.cli.common import add_server, check_timeout, run_loop, settings_of, show
 from shmrpc.client import connect
 from shmrpc.introspection import (
     RESERVED,
@@ -17,6 +17,7 @@ from shmrpc.introspection import (
     DescribedType,
     Introspection,
 )
+from shmrpc.signature import ParameterKind, marked
 
 WIDTH: Final = 100
 """Columns that a signature may take before it is broken into lines."""
@@ -41,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"shmrpc: there is no service {arguments.service!r}; there is {', '.join(names)}", file=sys.stderr)
         return 1
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(contracts), indent=2).decode())
+        show(msgspec.json.format(msgspec.json.encode(contracts), indent=2).decode())
     else:
-        print("\n\n\n".join(render(contract) for contract in contracts))
+        show("\n\n\n".join(render(contract) for contract in contracts))
     return 0
 
 
@@ -82,7 +83,10 @@ def _render_method(method: DescribedMethod) -> str:
     if method.policy:
         decorators.append(f"    @method({', '.join(f'{name}={value!r}' for name, value in method.policy.items())})\n")
     given = method.arguments.get("properties", {})
-    parameters = ["self", *(_render_field(p, _default(given.get(p.name, {}))) for p in method.parameters)]
+    texts: list[tuple[str, ParameterKind]] = [
+        (_render_field(p, _default(given.get(p.name, {}))), p.kind) for p in method.parameters
+    ]
+    parameters = ["self", *marked(texts)]
     verb = "def" if method.kind in ("server stream", "both") else "async def"
     head = f"    {verb} {method.name}({', '.join(parameters)}) -> {method.returns}:"
     if len(head) > WIDTH:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -14,8 +15,9 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Final
 
-from shmrpc.cli.common import UsageError, run_loop
-from shmrpc.server import DRAIN_SECONDS, Server, serve
+from shmrpc.cli.common import UsageError, check_wait, run_loop
+from shmrpc.contract import contracts_of, is_protocol
+from shmrpc.server import DRAIN_SECONDS, Server, check_mode, serve
 from shmrpc.shm_gate import make_settings
 
 log: Final = logging.getLogger("shmrpc.server")
@@ -69,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.workers < 1:
         raise UsageError(f"--workers must be at least 1, not {arguments.workers}")
+    check_wait("--grace", arguments.grace)
+    mode = _mode(arguments.mode)
     settings: dict[str, Any] = {
         "polling": _polling(arguments.polling),
         "doorbell": arguments.doorbell,
@@ -85,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_workers(arguments)
     sys.path.insert(0, os.getcwd())
     services = [load(reference) for reference in arguments.services]
-    settings |= {"at": arguments.at, "mode": _mode(arguments.mode), "fd": arguments.fd, "grace": arguments.grace}
+    settings |= {"at": arguments.at, "mode": mode, "fd": arguments.fd, "grace": arguments.grace}
     run_loop((_serve_supervised if arguments.supervised else serve)(*services, **settings), arguments.loop)
     _leave_threads()
     return 0
@@ -126,6 +130,11 @@ def load(reference: str) -> object:
             raise UsageError(f"module {module_name!r} has no {attribute!r}") from None
     if not isinstance(found, type):
         return found
+    if is_protocol(found) or (inspect.isabstract(found) and contracts_of(found) == [found]):
+        raise UsageError(f"{reference!r} is a contract; name a class that implements it")
+    if inspect.isabstract(found):
+        lacking: frozenset[str] = vars(found)["__abstractmethods__"]
+        raise UsageError(f"{reference!r} does not implement {', '.join(sorted(lacking))}")
     try:
         return found()
     except TypeError as error:
@@ -145,9 +154,11 @@ def _polling(text: str) -> str | float:
 
 def _mode(text: str) -> int:
     try:
-        return int(text, 8)
+        mode = int(text, 8)
+        check_mode(mode)
     except ValueError:
-        raise UsageError(f"--mode is octal, like 660, not {text!r}") from None
+        raise UsageError(f"--mode is octal, from 0 to 777, like 660, not {text!r}") from None
+    return mode
 
 
 async def _serve_supervised(*services: object, **options: Any) -> None:

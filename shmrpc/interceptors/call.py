@@ -5,7 +5,7 @@ Owns no running of anything: that is `chain` and `passage`. What is particular t
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from time import monotonic_ns
 from typing import Any, Final, Literal, Protocol
 
@@ -145,6 +145,14 @@ def checked(interceptors: Iterable[Interceptor]) -> tuple[Interceptor, ...]:
         if isinstance(one, type):
             raise TypeError(f"an interceptor is an object of a class, not the class: {_name(one)}(…)")
     return listed
+
+
+def too_many(method: Method, arguments: Sequence[Any]) -> str:
+    """What is wrong where interceptors have added arguments that the method does not take."""
+    return (
+        f"{method.full_name}: interceptors have made its arguments {len(arguments)}, it takes {method.arity}; it is "
+        f"{method.shown}"
+    )
 
 
 def _name(thing: object) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from shmrpc import repeating
 from shmrpc.context import NO_DEADLINE, CallOptions, Peer, running, timeout_to_ns
-from shmrpc.interceptors.call import Intercepted
+from shmrpc.errors import InvalidArgument
+from shmrpc.interceptors.call import Intercepted, too_many
 from shmrpc.interceptors.chain import Chain
 from shmrpc.interceptors.passage import passed
 from shmrpc.methods import Method
@@ -73,7 +74,13 @@ class CallAtClient(Intercepted):
         return self._transport.address
 
     def begin(self) -> Any:
-        """Makes the call with what it has become: a coroutine, or a stream."""
+        """Makes the call with what it has become: a coroutine, or a stream.
+
+        Raises:
+            InvalidArgument: there are more arguments than the method takes.
+        """
+        if len(self.arguments) > self._method.arity:
+            raise InvalidArgument(too_many(self._method, self.arguments))
         return self._method.call(self._bind(), tuple(self.arguments))
 
     def _bind(self) -> StubMethod:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from shmrpc.context import Peer, running
-from shmrpc.interceptors.call import Intercepted, Interceptor
+from shmrpc.interceptors.call import Intercepted, Interceptor, too_many
 from shmrpc.interceptors.chain import Chain
 from shmrpc.interceptors.passage import passed
 from shmrpc.methods import Method
@@ -18,6 +18,7 @@ class CallAtServer(Intercepted):
 
     def __init__(self, method: Method, handler: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         super().__init__(method, arguments)
+        self._method = method
         self._handler = handler
         self._served = running.get()
 
@@ -53,7 +54,13 @@ class CallAtServer(Intercepted):
         return None
 
     def begin(self) -> Any:
-        """Calls the handler with what the arguments have become: what it gives is awaited, or iterated."""
+        """Calls the handler with what the arguments have become: what it gives is awaited, or iterated.
+
+        Raises:
+            TypeError: there are more arguments than the method takes, which the caller has nothing to do with.
+        """
+        if len(self.arguments) > self._method.arity:
+            raise TypeError(too_many(self._method, self.arguments))
         return self._handler(*self.arguments)
 
 

@@ -23,9 +23,12 @@ def path_of(address: str | os.PathLike[str]) -> str:
     """The path of an address: a path itself, or ``shm:///path``.
 
     Raises:
+        TypeError: it is no path.
         BadAddress: it is of another scheme, empty, or longer than a socket's path may be.
     """
-    text = os.fspath(address)
+    text: object = os.fspath(address) if isinstance(address, os.PathLike) else address
+    if not isinstance(text, str):
+        raise TypeError(f"an address is a path, or shm:///path, not {address!r}")
     if "://" in text:
         scheme, _, path = text.partition("://")
         if scheme != "shm" or not path.startswith("/"):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from shmrpc.context import CallOptions
 from shmrpc.errors import InvalidArgument, Unimplemented
 from shmrpc.introspection import RESERVED
+from shmrpc.legible import meant
 from shmrpc.shm.handshake import Offered
 from shmrpc.shm.json_calls import JsonCalls, JsonItems, JsonMethod
 from shmrpc.shm.link import Link
@@ -112,8 +113,7 @@ class Caller:
         if unknown := [name for name in given if name not in names]:
             if unknown[0] in [parameter.name for parameter in signature.parameters]:
                 raise InvalidArgument(f"{full_name}: parameter {unknown[0]!r} is a stream, and is read from stdin")
-            near = difflib.get_close_matches(unknown[0], names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            hint = meant(unknown[0], names)
             raise InvalidArgument(f"{full_name} has no parameter {unknown[0]!r}{hint} it is {signature}")
         values = []
         for position, parameter in enumerate(target.parameters):

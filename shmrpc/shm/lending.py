@@ -132,11 +132,8 @@ class Lender:
         sizes = [piece.nbytes for piece in pieces]
         whole = len(payload) + (_TABLE_BYTES + _REFERENCE_BYTES * len(pieces) if pieces else 0)
         in_block = whole > self._channel.inline_limit
-        self._check_size(
-            len(payload) + sum(sizes),
-            sum(map(whole_granules, sizes)) + (whole_granules(whole) if in_block else 0),
-            len(pieces) + in_block,
-        )
+        in_blocks = sum(map(whole_granules, sizes)) + (whole_granules(whole) if in_block else 0)
+        self._check_size(len(payload) + sum(sizes), in_blocks, len(pieces), in_block)
         if not self._may_lend(len(pieces) + in_block):
             return Shortage()
         places: list[Place | Returned] = []
@@ -204,8 +201,9 @@ class Lender:
             self._schedule()
         return Placed(payload, flags, leases, keep)
 
-    def _check_size(self, nbytes: int, in_blocks: int, blocks: int) -> None:
-        check_size(nbytes, in_blocks, blocks, self._channel.max_message, self.most_bytes, self._arena.most_leases)
+    def _check_size(self, nbytes: int, in_blocks: int, buffers: int, payload_in_block: bool = False) -> None:
+        most, leases = self._channel.max_message, self._arena.most_leases
+        check_size(nbytes, in_blocks, buffers, payload_in_block, most, self.most_bytes, leases)
 
     def _may_lend(self, count: int) -> bool:
         if len(self._arena.loans) + count > self._arena.most_leases:

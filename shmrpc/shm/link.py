@@ -50,6 +50,8 @@ BACKOFF_WAITED_FOR: Final = 0.05
 LOOK: Final = 0.005
 """Seconds between looks at the path meanwhile, for a new server there: a look costs 2 us, and the wake-up for it."""
 
+LONGEST_WAIT: Final = 1e9
+"""Seconds that stand for no end."""
 SPREAD_TRIES: Final = 8
 """How often a link of several tries for a process of its own, before it shares one."""
 SPREAD_PAUSE: Final = 0.0005
@@ -228,7 +230,7 @@ class Link:
             await self._exposed.__aexit__(None, None, None)
 
     async def _open(self) -> None:
-        until_ns = monotonic_ns() + int(self._wait * 1e9)
+        until_ns = monotonic_ns() + int(min(self._wait, LONGEST_WAIT) * 1e9)
         while True:
             try:
                 await self._establish()

@@ -42,13 +42,22 @@ class Place(NamedTuple):
     """Whether the block was taken for it, and it must be copied there."""
 
 
-def check_size(nbytes: int, in_blocks: int, blocks: int, max_message: int, most_bytes: int, most_leases: int) -> None:
+def check_size(
+    nbytes: int,
+    in_blocks: int,
+    buffers: int,
+    payload_in_block: bool,
+    max_message: int,
+    most_bytes: int,
+    most_leases: int,
+) -> None:
     """Refuses a message that can never be sent.
 
     Args:
         nbytes: Its size.
         in_blocks: What its blocks take, bytes.
-        blocks: How many they are.
+        buffers: How many it has.
+        payload_in_block: Whether its payload, with the table of its buffers, takes a block as they do.
         max_message: The largest message, bytes.
         most_bytes: All memory of the connection that there can be.
         most_leases: How many leases can be out.
@@ -63,5 +72,6 @@ def check_size(nbytes: int, in_blocks: int, blocks: int, max_message: int, most_
             f"message is {size_text(nbytes)}, the memory of this connection may have {size_text(most_bytes)} "
             "(max_extent_bytes, the smaller one of both sides)"
         )
-    if blocks > most_leases:
-        raise ResourceExhausted(f"message has {blocks} buffers, the limit is {most_leases} (release_entries)")
+    if buffers + payload_in_block > most_leases:
+        also = ", and its payload takes the place of one more" if payload_in_block else ""
+        raise ResourceExhausted(f"message has {buffers} buffers{also}, the limit is {most_leases} (release_entries)")

@@ -41,7 +41,7 @@ def process(
 
     Raises:
         ValueError: a class cannot be found again in another process, or a fault cannot be put there.
-        TypeError: there is no such setting.
+        TypeError: there is no such setting, or a service is an object of this process.
     """
     references = [_reference(one) for one in services]
     if not references:
@@ -107,6 +107,12 @@ def command(
 def _reference(service: str | type) -> str:
     if isinstance(service, str):
         return service
+    if not isinstance(service, type):
+        name = type(service).__name__
+        raise TypeError(
+            f"a process makes its service itself, and cannot be given this one: pass the class, {name}, or a text like "
+            f"'worker:{name}', not {service!r}"
+        )
     module, name = service.__module__, service.__qualname__
     if module == "__main__" or "<locals>" in name:
         raise ValueError(f"{module}.{name} cannot be imported in another process; put it at the top of a module")

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
-from shmrpc.context import ServedCall, running
+from shmrpc.context import ServedCall, check_seconds, running
 from shmrpc.dispatch import Dispatcher, ServedMethod, Service, service
 from shmrpc.errors import Code, RpcError
 from shmrpc.testing import connections
@@ -139,7 +139,12 @@ class Faults:
     # ---- kinds of faults ----
 
     def delay(self, method: str, seconds: float, *, at: Moment = "start", times: int | None = None) -> Fault:
-        """The call takes so many seconds longer."""
+        """The call takes so many seconds longer.
+
+        Raises:
+            TypeError, ValueError: these are no seconds.
+        """
+        check_seconds("seconds", seconds)
 
         async def act(fault: Fault, served: ServedCall) -> None:
             await asyncio.sleep(seconds)
@@ -163,14 +168,19 @@ class Faults:
 
         Over a transport it arrives as what every handler's error does: as itself if the contract's module declares it,
         else as the shipped class of its code. In a process of its own it can be an `RpcError` that has only a text.
+
+        Raises:
+            TypeError: it is no exception.
         """
+        if not isinstance(error, Exception):
+            raise TypeError(f"error is an exception to be raised, like RpcError('…'), not {error!r}")
 
         async def act(fault: Fault, served: ServedCall) -> None:
             raise _fresh(error)
 
         description = {"kind": "fail", "method": method, "at": at, "times": times, "text": str(error)}
         portable = isinstance(error, RpcError) and type(error).__module__ == RpcError.__module__
-        if isinstance(error, RpcError):
+        if portable and isinstance(error, RpcError):
             description["code"] = error.code.name
         return self._add(description, act, portable=portable)
 

@@ -42,6 +42,30 @@ def bind(binder: Binder, name: str, options: CallOptions) -> StubMethod:
     return intercepted(cast(Transport, binder), READ.methods[name], options)
 
 
+async def add_three(call: shmrpc.Intercepted, proceed: shmrpc.Proceed) -> Any:
+    """An interceptor with a mistake."""
+    call.arguments.extend([7, 8, 9])
+    return await proceed()
+
+
+async def test_more_arguments_than_a_method_takes_are_refused_with_how_many_it_takes() -> None:
+    async with shmrpc.local(Api, Service(), interceptors=[add_three]) as api:
+        with pytest.raises(shmrpc.InvalidArgument) as caught:
+            await api.add(1)
+        assert str(caught.value) == (
+            "Api.add: interceptors have made its arguments 4, it takes 3; "
+            "it is add(left: int, right: int = …, *, factor: int = …) -> int"
+        )
+        with pytest.raises(
+            shmrpc.InvalidArgument, match=r"Api\.about: interceptors have made its arguments 3, it takes 0"
+        ):
+            await api.about()
+        with pytest.raises(
+            shmrpc.InvalidArgument, match=r"Api\.count: .* 4, it takes 2; it is count\(upto: int, \*, fail"
+        ):
+            await anext(aiter(api.count(1)))
+
+
 # No interceptor, no cost
 
 

@@ -44,6 +44,20 @@ async def test_arguments_arrive_with_their_defaults_and_may_be_replaced() -> Non
         assert await api.add(1) == 10
 
 
+async def test_more_arguments_than_a_handler_takes_are_the_servers_mistake(caplog: pytest.LogCaptureFixture) -> None:
+    async def add_three(call: shmrpc.Intercepted, proceed: shmrpc.Proceed) -> Any:
+        call.arguments.extend([7, 8, 9])
+        return await proceed()
+
+    async with shmrpc.local(Api, Service(), server_interceptors=[add_three]) as api:
+        for call in (api.add(1), api.about(), anext(aiter(api.count(1)))):
+            with pytest.raises(shmrpc.Internal, match="the server's log has the reason"):
+                await call
+    for name, made, takes in (("add", 6, 3), ("about", 3, 0), ("count", 5, 2)):
+        text = f"TypeError: Api.{name}: interceptors have made its arguments {made}, it takes {takes}; it is {name}("
+        assert text in caplog.text
+
+
 async def test_the_metadata_are_the_callers_and_read_only() -> None:
     async def change(call: shmrpc.Intercepted, proceed: shmrpc.Proceed) -> Any:
         assert dict(call.metadata) == {"a": "1"}

@@ -1,6 +1,7 @@
 """The limits of lending, the memory that arrays are born in, and who is said to hold how much of it."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator
 from time import monotonic_ns
@@ -15,7 +16,7 @@ from shmrpc.context import Lease
 from shmrpc.errors import ConnectionLost, ProtocolError, ResourceExhausted
 from shmrpc.shm.arena import size_text
 from shmrpc.shm.layout import GRANULE, Geometry
-from shmrpc.shm.placed import Placed, Shortage
+from shmrpc.shm.placed import Placed, Shortage, check_size
 
 uvloop.new_event_loop().close()  # the first one makes a pipe for the whole process, which no test leaks
 
@@ -85,11 +86,17 @@ async def test_without_extents_the_slab_is_all_there_is() -> None:
 async def test_a_message_with_more_buffers_than_leases_is_refused(pair: Pair) -> None:
     left, _ = pair
     most = SMALL.release_entries
-    with pytest.raises(
-        ResourceExhausted, match=rf"message has {most + 1} buffers, the limit is {most} \(release_entries\)"
-    ):
-        left.send(*(numbered(10) for _ in range(most)), payload=b"")  # and one for the table
+    text = f"message has {most} buffers, and its payload takes the place of one more, the limit is {most} (release_entries)"
+    with pytest.raises(ResourceExhausted, match=re.escape(text)):
+        left.send(*(numbered(10) for _ in range(most)), payload=b"")  # whose table takes a block
     assert left.at_home
+
+
+def test_a_payload_that_takes_no_block_is_not_counted() -> None:
+    check_size(100, 100, 4, False, 1 << 20, 1 << 20, 4)
+    check_size(100, 100, 3, True, 1 << 20, 1 << 20, 4)
+    with pytest.raises(ResourceExhausted, match=r"^message has 5 buffers, the limit is 4 \(release_entries\)$"):
+        check_size(100, 100, 5, False, 1 << 20, 1 << 20, 4)
 
 
 async def test_more_leases_than_the_peer_can_release_are_never_out(pair: Pair) -> None:

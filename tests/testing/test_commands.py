@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -77,6 +78,11 @@ async def test_a_stream_of_a_process_that_dies_gives_the_items_before() -> None:
                 async for number in shop.count(5):
                     seen.append(number)
     assert seen == [0, 1]
+
+
+def test_an_object_of_this_process_is_refused_with_what_to_pass() -> None:
+    with pytest.raises(TypeError, match=r"pass the class, ShopService, or a text like 'worker:ShopService', not <"):
+        process(cast(Any, ShopService()))
 
 
 def test_faults_that_cannot_go_there_are_refused() -> None:

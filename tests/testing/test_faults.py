@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -250,6 +251,26 @@ def test_a_fault_of_no_method_is_refused() -> None:
     with pytest.raises(ValueError, match="no method matches 'ad'"):
         later.delay("ad", 1)
     assert "[]" in repr(later)
+
+
+@pytest.mark.parametrize("seconds", [-1, "1", None])
+def test_a_delay_takes_seconds(seconds: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"seconds is a number of seconds, from 0 to math\.inf, not"):
+        Faults().delay("add", seconds)
+
+
+@pytest.mark.parametrize("error", ["x", ValueError, KeyboardInterrupt()])
+def test_a_failure_takes_an_exception(error: Any) -> None:
+    with pytest.raises(TypeError, match=r"error is an exception to be raised, like RpcError\('…'\), not"):
+        Faults().fail("add", error)
+
+
+def test_a_failure_may_have_a_field_that_is_called_code() -> None:
+    @dataclass(eq=False)
+    class Own(shmrpc.RpcError):
+        code: Any
+
+    assert Faults().fail("add", Own(3)).portable is False
 
 
 def test_a_fault_at_an_item_is_refused_where_there_are_no_items() -> None:
