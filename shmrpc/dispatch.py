@@ -57,7 +57,10 @@ class _Threads:
             ResourceExhausted: the system gives no more threads. Else what the function raises.
         """
         place = _Place(self.limiter)
-        await self.limiter.acquire_on_behalf_of(place)
+        try:
+            self.limiter.acquire_on_behalf_of_nowait(place)
+        except anyio.WouldBlock:
+            await self.limiter.acquire_on_behalf_of(place)
         return await self._run(name, place, function, *args, abandon_on_cancel=abandon_on_cancel)
 
     async def run_at_once(self, name: str, function: Callable[..., T], *args: Any) -> T:
@@ -76,7 +79,7 @@ class _Threads:
                 return error, None
             finally:
                 if place is not None:
-                    place.leave_in_thread()
+                    place.end()
 
         try:
             outcome = anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self._unlimited)
@@ -85,7 +88,7 @@ class _Threads:
             raise ResourceExhausted(f"{name} needs a thread, and the server cannot start one: {no_thread}") from None
         finally:
             if place is not None:
-                place.give_up()
+                place.leave()
         try:
             if error is not None:
                 raise error
@@ -95,33 +98,38 @@ class _Threads:
 
 
 class _Place:
-    """One of the places of a limiter, from when it was acquired until the thread that has it is done."""
+    """One of the places of a limiter, from when it was acquired until a thread is done with it.
+
+    The loop and the thread may act at the same time; `list.pop` says to one of them that it is the first.
+    """
 
     def __init__(self, limiter: anyio.CapacityLimiter) -> None:
         self._limiter = limiter
         self._loop = asyncio.get_running_loop()
-        self._unused = [True]
-
-    def _take(self) -> bool:
-        """Whether it was unused so far: the thread and the loop may ask at the same time, and one of them is told so."""
-        try:
-            return self._unused.pop()
-        except IndexError:
-            return False
+        self._not_begun = [True]
+        self._in_use = [True]
 
     def begin(self) -> bool:
-        """In the thread. Whether there is anything to do: what waited for a thread may have been cancelled."""
-        return self._take()
+        """In the thread, before anything else. Whether there is something to do: the loop may have left before."""
+        return _pops(self._not_begun)
 
-    def leave_in_thread(self) -> None:
-        """In the thread, which is done."""
-        with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
-            self._loop.call_soon_threadsafe(self._limiter.release_on_behalf_of, self)
+    def end(self) -> None:
+        """In the thread, which is done: frees the place if the loop has left; else the loop does, which waits for this."""
+        if not _pops(self._in_use):
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
+                self._loop.call_soon_threadsafe(self._limiter.release_on_behalf_of, self)
 
-    def give_up(self) -> None:
-        """In the loop, when nobody waits any more: frees the place, unless a thread has it."""
-        if self._take():
+    def leave(self) -> None:
+        """In the loop, which waits no longer: frees the place, unless a thread has it."""
+        if _pops(self._not_begun) or not _pops(self._in_use):
             self._limiter.release_on_behalf_of(self)
+
+
+def _pops(token: list[bool]) -> bool:
+    try:
+        return token.pop()
+    except IndexError:
+        return False
 
 
 class ServedMethod:

@@ -95,15 +95,15 @@ LEAVING: Final = (
     Mutant(
         "a thread counts until its function has ended",
         "shmrpc/dispatch.py",
-        "        if self._take():\n            self._limiter.release_on_behalf_of(self)",
-        "        self._take()\n        self._limiter.release_on_behalf_of(self)",
+        "if _pops(self._not_begun) or not _pops(self._in_use):",
+        "if _pops(self._not_begun) or True:",
         "tests/test_dispatch.py::test_a_thread_counts_until_its_function_has_ended",
     ),
     Mutant(
         "a call that is given up before its thread begins takes no place",
         "shmrpc/dispatch.py",
-        "        if self._take():\n            self._limiter.release_on_behalf_of(self)",
-        "        self._take()",
+        "if _pops(self._not_begun) or not _pops(self._in_use):",
+        "if not _pops(self._in_use):",
         "tests/test_dispatch.py::test_a_call_that_is_given_up_before_its_thread_begins_takes_no_place",
     ),
     Mutant(
