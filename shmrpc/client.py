@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-import anyio
-
 from shmrpc import contract as contracts
 from shmrpc import dispatch
 from shmrpc.context import CallOptions, Endpoint, Metadata, Peer, Reply, make_stubs_with
@@ -67,9 +65,8 @@ class Connection(Generic[T]):
         return cast(T, Stub(self._contract, self._transport, self._options))
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Closes the connection, also in a scope of anyio's that was cancelled."""
-        with anyio.CancelScope(shield=True):
-            await self._transport.close()
+        """Closes the connection."""
+        await self._transport.close()
 
 
 def _stub_over(contract: Any, transport_of: Callable[[Contract], Transport]) -> Stub:

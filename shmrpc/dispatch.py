@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class _Threads:
-    """How many handlers may run in threads at once. The limiters are made on first use, inside the event loop.
+    """How many handlers may run in threads at once. What counts them is made on first use, inside the event loop.
 
     A thread counts until the function has ended, also when nobody waits for it any more: one that waits for a lock does not
     hear of its caller's deadline.
@@ -42,8 +42,8 @@ class _Threads:
         self._most = most
 
     @cached_property
-    def limiter(self) -> anyio.CapacityLimiter:
-        return anyio.CapacityLimiter(self._most)
+    def _places(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._most)
 
     @cached_property
     def _unlimited(self) -> anyio.CapacityLimiter:
@@ -56,12 +56,8 @@ class _Threads:
         Raises:
             ResourceExhausted: the system gives no more threads. Else what the function raises.
         """
-        place = _Place(self.limiter)
-        try:
-            self.limiter.acquire_on_behalf_of_nowait(place)
-        except anyio.WouldBlock:
-            await self.limiter.acquire_on_behalf_of(place)
-        return await self._run(name, place, function, *args, abandon_on_cancel=abandon_on_cancel)
+        await self._places.acquire()
+        return await self._run(name, _Place(self._places), function, *args, abandon_on_cancel=abandon_on_cancel)
 
     async def run_at_once(self, name: str, function: Callable[..., T], *args: Any) -> T:
         """The same without waiting for others: for what ends soon, and lets a handler end."""
@@ -98,13 +94,13 @@ class _Threads:
 
 
 class _Place:
-    """One of the places of a limiter, from when it was acquired until a thread is done with it.
+    """A place that was acquired, until a thread is done with it.
 
     The loop and the thread may act at the same time; `list.pop` says to one of them that it is the first.
     """
 
-    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
-        self._limiter = limiter
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
         self._loop = asyncio.get_running_loop()
         self._not_begun = [True]
         self._in_use = [True]
@@ -117,12 +113,12 @@ class _Place:
         """In the thread, which is done: frees the place if the loop has left; else the loop does, which waits for this."""
         if not _pops(self._in_use):
             with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
-                self._loop.call_soon_threadsafe(self._limiter.release_on_behalf_of, self)
+                self._loop.call_soon_threadsafe(self._places.release)
 
     def leave(self) -> None:
         """In the loop, which waits no longer: frees the place, unless a thread has it."""
         if _pops(self._not_begun) or not _pops(self._in_use):
-            self._limiter.release_on_behalf_of(self)
+            self._places.release()
 
 
 def _pops(token: list[bool]) -> bool:
@@ -268,9 +264,11 @@ async def _step_in_threads(
             yield item
     finally:
         left = True  # before the lock is tried: whoever gets it then, this one or the step, closes
-        if inspect.getgeneratorstate(generator) == inspect.GEN_CREATED:
+        if not running.acquire(blocking=False):
+            pass  # the step closes it
+        elif inspect.getgeneratorstate(generator) == inspect.GEN_CREATED:
             generator.close()  # which runs none of its code
-        elif running.acquire(blocking=False):
+        else:
             with anyio.CancelScope(shield=True):
                 try:
                     await threads.run_at_once(name, generator.close)

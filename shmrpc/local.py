@@ -14,6 +14,7 @@ from time import monotonic_ns
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
 
+import anyio
 import msgspec
 
 from shmrpc import contract as contracts
@@ -344,14 +345,15 @@ class LocalTransport:
         for call in self._running.values():
             if not call.served.method.oneway:
                 call.give_up(Closed(f"the stub was closed while {call.method_name} was under way", maybe_executed=True))
-        try:
-            await self._end_handlers()
-        finally:
+        with anyio.CancelScope(shield=True):  # one around it that was cancelled would not let it wait
             try:
-                await self._dispatcher.__aexit__(None, None, None)
+                await self._end_handlers()
             finally:
-                if self._exposed is not None:
-                    await self._exposed.close()
+                try:
+                    await self._dispatcher.__aexit__(None, None, None)
+                finally:
+                    if self._exposed is not None:
+                        await self._exposed.close()
 
     async def _end_handlers(self) -> None:
         if not self._running:

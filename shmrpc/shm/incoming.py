@@ -166,6 +166,11 @@ class IncomingCalls:
             return
         self._reply(call, packed)
 
+    @property
+    def serves_oneway(self) -> bool:
+        """Whether a one-way call is running: after the end of the connection these run on."""
+        return any(call.served.method.oneway for call in self.running.values())
+
     def _in_flight(self) -> int:
         """How many calls the peer has not heard the end of: also those whose ends wait for room, among other records."""
         return len(self.running) + sum(record[0] in (REPLY, FAILURE) for record in self._channel.outbox)

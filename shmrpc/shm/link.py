@@ -343,10 +343,11 @@ class Link:
         self.hang_up()
         if self.forked:
             return
-        try:
-            await self._wait_hung_up()
-        finally:
-            await self._leave()
+        with anyio.CancelScope(shield=True):  # one around it that was cancelled would not let it wait
+            try:
+                await self._wait_hung_up()
+            finally:
+                await self._leave()
 
     def hang_up(self) -> None:
         """Ends every session, and does not wait for what that ends. Idempotent."""
@@ -358,7 +359,7 @@ class Link:
                 self._reconnecting.cancel()
 
     async def _wait_hung_up(self) -> None:
-        for session in self._hung_up:
+        for session in tuple(self._hung_up):
             await session.memory.wait_closed()
             if session.incoming is not None:
                 await session.incoming.wait_closed()

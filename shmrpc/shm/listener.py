@@ -290,8 +290,10 @@ class Listener:
         self._orphaned = {orphan for orphan in (*self._orphaned, session) if not orphan.settled}
 
     def _orphans(self) -> Counter[int]:
-        """How many connections have ended whose handlers still run, by uid: those of one-way calls run on."""
-        return Counter(one.peer.uid for one in self._orphaned if one.incoming is not None and one.incoming.running)
+        """How many connections have ended whose one-way calls still run, by uid."""
+        return Counter(
+            one.peer.uid for one in self._orphaned if one.incoming is not None and one.incoming.serves_oneway
+        )
 
     def _serving(self) -> list[IncomingCalls]:
         return [session.incoming for session in (*self.sessions, *self._orphaned) if session.incoming is not None]

@@ -211,8 +211,7 @@ class Pool:
             if None not in errors and not await self._wait_connected_at_first(errors):
                 raise _why_none(errors)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.close()
+            await self.close()
             raise
         for link, error in zip(self._links, errors, strict=True):
             if error is not None and link.calls is None:
@@ -243,10 +242,11 @@ class Pool:
             link.hang_up()  # now, whatever becomes of the tasks that wait for what ends
         if self._links[0].forked:
             return
-        try:
-            await asyncio.gather(*(link.close() for link in self._links))
-        finally:
-            await self._exposed.aclose()
+        with anyio.CancelScope(shield=True):  # one around it that was cancelled would not let it wait
+            try:
+                await asyncio.gather(*(link.close() for link in self._links))
+            finally:
+                await self._exposed.aclose()
 
 
 def _why_none(errors: list[RpcError | None]) -> RpcError:

@@ -10,9 +10,9 @@ _ONEWAY: Final = "tests/shm/test_oneway.py"
 LEAVING: Final = (
     Mutant(
         "a connection is closed in a cancelled scope",
-        "shmrpc/client.py",
-        "with anyio.CancelScope(shield=True):",
-        "with anyio.CancelScope():",
+        "shmrpc/shm/link.py",
+        "with anyio.CancelScope(shield=True):  # one around",
+        "with anyio.CancelScope():  # one around",
         f"{_SCOPES}::test_a_connection_is_closed_and_what_it_exposes_is_left",
     ),
     Mutant(
@@ -25,8 +25,8 @@ LEAVING: Final = (
     Mutant(
         "a link that is cancelled while it connects leaves what it exposes",
         "shmrpc/shm/link.py",
-        "with anyio.CancelScope(shield=True):",
-        "with anyio.CancelScope():",
+        "with anyio.CancelScope(shield=True):\n                await self._leave()",
+        "with anyio.CancelScope():\n                await self._leave()",
         f"{_SCOPES}::test_what_is_cancelled_while_it_connects_is_closed",
     ),
     Mutant(
@@ -77,6 +77,20 @@ LEAVING: Final = (
         "        if self.running:\n            self.stop()\n",
         "        if self.running:\n",
         f"{_ONEWAY}::test_a_client_that_closes_cancels_those_that_it_was_asked_for",
+    ),
+    Mutant(
+        "what is no one-way call does not count when its caller has gone",
+        "shmrpc/shm/listener.py",
+        "one.incoming.serves_oneway",
+        "one.incoming.running",
+        f"{_ONEWAY}::test_no_other_call_counts_when_its_caller_has_gone",
+    ),
+    Mutant(
+        "a forked child may leave a connection",
+        "shmrpc/shm/link.py",
+        "        if self.forked:\n            return\n        with anyio",
+        "        with anyio",
+        "tests/shm/test_pool_ends.py::test_a_forked_child_may_leave_a_connection",
     ),
     Mutant(
         "a bound on one-way calls whose callers have gone",

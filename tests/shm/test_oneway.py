@@ -13,6 +13,7 @@ import shmrpc
 class Notes(Protocol):
     @shmrpc.oneway
     async def note(self) -> None: ...
+    async def tidy_up(self) -> None: ...
     async def ask_back(self) -> None: ...
 
 
@@ -44,6 +45,14 @@ class Keeper(Notes):
             self.ends.append(f"cancelled while {'open' if self.open else 'closed'}")
             raise
         finally:
+            self.running -= 1
+
+    async def tidy_up(self) -> None:
+        self.running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.gate.wait()
             self.running -= 1
 
     async def ask_back(self) -> None:
@@ -114,3 +123,18 @@ async def test_the_connections_that_they_came_by_count_until_they_have_ended(pat
         keeper.gate.clear()
         await leave_a_note(path, keeper)
         keeper.gate.set()
+
+
+async def test_no_other_call_counts_when_its_caller_has_gone(path: str, keeper: Keeper) -> None:
+    """Its handler was cancelled, and ends when it likes; a client that comes again has nothing to do with it."""
+    async with shmrpc.Server(keeper, at=path, max_connections=1) as server:
+        async with shmrpc.connect(Notes, path) as notes:
+            call = asyncio.ensure_future(notes.tidy_up())
+            await until(lambda: keeper.running, "the handler")
+        with pytest.raises(shmrpc.Closed):
+            await call
+        await until(lambda: not server.connections, "the end of the connection")
+        assert keeper.running
+        async with shmrpc.connect(Notes, path):
+            keeper.gate.set()
+        await until(lambda: not keeper.running, "the end of the handler")

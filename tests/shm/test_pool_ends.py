@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -65,6 +66,25 @@ async def test_a_pool_hangs_up_also_when_its_end_is_cancelled(paths: list[str]) 
         closing.cancel()
         await asyncio.wait((closing,))
         await until(lambda: not server.connections, "the end of the connections")
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_a_forked_child_may_leave_a_connection(paths: list[str], connections: int) -> None:
+    """There is nothing to be ended, so nothing to wait for: a child in the block may leave it, by an exception or not."""
+    async with shmrpc.Server(Keeper(), at=paths[0]):
+        connection = shmrpc.connect(Life, paths[0], connections=connections)
+        async with connection as life:
+            child = os.fork()
+            if not child:
+                try:
+                    connection.__aexit__(None, None, None).send(None)
+                except StopIteration:
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            status = await asyncio.to_thread(os.waitpid, child, 0)
+            assert status == (child, 0)
+            assert await life.add(1) == 2
 
 
 async def test_where_no_server_is_at_all_connecting_fails_and_names_them(paths: list[str]) -> None:
