@@ -213,7 +213,7 @@ async def test_a_reader_that_leaves_early_ends_the_interceptors_of_both_sides(tr
 @on_every_transport
 async def test_a_deadline_is_seen_at_both_sides(transport: Transport, key: str) -> None:
     async with intercepted(transport, key) as (kinds, plain, seen):
-        quick = shmrpc.options(kinds, timeout=0.5)
+        quick = shmrpc.options(kinds, timeout=1.0)
         with pytest.raises(shmrpc.DeadlineExceeded):
             await quick.hang()
         await plain.until(key, "CancelledError, DEADLINE_EXCEEDED")

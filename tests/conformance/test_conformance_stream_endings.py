@@ -242,7 +242,7 @@ async def test_a_handler_that_ignores_its_cancellation_does_not_hold_up_the_call
 
 @on_every_transport
 async def test_the_deadline_covers_a_stream_to_its_end(streams: Streams, key: str) -> None:
-    stream = shmrpc.options(streams, timeout=SOON).sleep_after(3, key)
+    stream = shmrpc.options(streams, timeout=3 * SOON).sleep_after(3, key)
     got = []
     with pytest.raises(shmrpc.DeadlineExceeded, match=r"Streams.sleep_after"):
         async for number in stream:
