@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shmrpc.context import Call, current_call, remaining_seconds, running
 from shmrpc.errors import Cancelled, PermissionDenied, ResourceExhausted, RpcError
-from shmrpc.outlet import iterator_of
+from shmrpc.outlet import close_iterator, iterator_of
 from shmrpc.policy import Guard, Policy
 
 MAX_WAITING: Final = 1024
@@ -32,15 +32,19 @@ _slot: ContextVar["Slot"] = ContextVar("shmrpc_slot")
 
 
 class Slot:
-    """A call's place among those that are handled. It is given back once: when the call has ended, and its thread too.
+    """A call's place, among those of its method that are handled, or among those that are in threads.
 
-    A thread cannot be cancelled, so the handler of a call that was given up runs on, and counts.
+    It is given back once: when the call has ended, and its thread too. A thread cannot be cancelled, so the handler of a
+    call that was given up runs on, and counts.
+
+    Args:
+        give_back: Called for that, in the event loop.
     """
 
-    __slots__ = ("_ended", "_in_thread", "_limit", "_lock", "_loop")
+    __slots__ = ("_ended", "_give_back", "_in_thread", "_lock", "_loop")
 
-    def __init__(self, limit: "Limit") -> None:
-        self._limit = limit
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._ended = False
@@ -52,7 +56,7 @@ class Slot:
             self._ended = True
             left_behind = self._in_thread
         if not left_behind:
-            self._limit.give_back()
+            self._give_back()
 
     def run(self, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs a handler in this thread, unless its call has ended by now."""
@@ -63,15 +67,12 @@ class Slot:
         try:
             return handler(*args, **kwargs)
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody counts any more
-                self._loop.call_soon_threadsafe(self._leave_thread)
-
-    def _leave_thread(self) -> None:
-        with self._lock:
-            self._in_thread = False
-            ended = self._ended
-        if ended:
-            self._limit.give_back()
+            with self._lock:
+                self._in_thread = False
+                ended = self._ended
+            if ended:
+                with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody counts any more
+                    self._loop.call_soon_threadsafe(self._give_back)
 
 
 class Limit:
@@ -94,7 +95,7 @@ class Limit:
         """
         if self.running < self.most:  # and nobody waits: a slot that is given back goes to who waits
             self.running += 1
-            return Slot(self)
+            return Slot(self.give_back)
         if len(self.waiting) >= self.max_waiting:
             raise ResourceExhausted(
                 f"{name}: {self._usage()}, and {len(self.waiting)} wait, the limit is {self.max_waiting} (max_waiting)"
@@ -110,7 +111,7 @@ class Limit:
             self._leave(waiter)
             raise
         else:
-            return Slot(self)
+            return Slot(self.give_back)
         # Not raised up there: it would keep the timeout's error, and that the frames with the call's arguments.
         raise ResourceExhausted(
             f"{name}: {self._usage()}, {len(self.waiting)} more wait, and this one had waited until shortly before its "
@@ -204,8 +205,7 @@ def admitting(
             return
         finally:
             try:
-                if (close := getattr(items, "aclose", None)) is not None:
-                    await close()
+                await close_iterator(items)
             finally:
                 if slot is not None:
                     slot.end()

@@ -9,7 +9,7 @@ import inspect
 import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from shmrpc import contract as contracts
 from shmrpc import policy as policies
-from shmrpc.admission import Limits, admitting, holding_slot
+from shmrpc.admission import Limits, Slot, admitting, holding_slot
 from shmrpc.built_in import BuiltIn, Carrier
 from shmrpc.contract import Contract
 from shmrpc.errors import Code, ContractError, ResourceExhausted, Unimplemented
@@ -26,7 +26,7 @@ from shmrpc.interceptors.call import Interceptor, checked
 from shmrpc.interceptors.server import intercepted
 from shmrpc.introspection import RESERVED, Introspection
 from shmrpc.methods import Method
-from shmrpc.outlet import iterator_of
+from shmrpc.outlet import close_iterator, iterator_of
 
 T = TypeVar("T")
 
@@ -57,75 +57,34 @@ class _Threads:
             ResourceExhausted: the system gives no more threads. Else what the function raises.
         """
         await self._places.acquire()
-        return await self._run(name, _Place(self._places), function, *args, abandon_on_cancel=abandon_on_cancel)
+        slot = Slot(self._places.release)
+        try:
+            return await self.run_at_once(name, slot.run, function, *args, abandon_on_cancel=abandon_on_cancel)
+        finally:
+            slot.end()
 
-    async def run_at_once(self, name: str, function: Callable[..., T], *args: Any) -> T:
-        """The same without waiting for others: for what ends soon, and lets a handler end."""
-        return await self._run(name, None, function, *args)
-
-    async def _run(
-        self, name: str, place: "_Place | None", function: Callable[..., T], *args: Any, abandon_on_cancel: bool = False
+    async def run_at_once(
+        self, name: str, function: Callable[..., T], *args: Any, abandon_on_cancel: bool = False
     ) -> T:
+        """The same without waiting for others: for what ends soon, and lets a handler end."""
+
         def call() -> tuple[Exception | None, Any]:
-            if place is not None and not place.begin():
-                return None, None
             try:
                 return None, function(*args)
             except Exception as error:  # of the function; passed on as a value, or anyio's frame and it keep each other
                 return error, None
-            finally:
-                if place is not None:
-                    place.end()
 
         try:
             outcome = anyio.to_thread.run_sync(call, abandon_on_cancel=abandon_on_cancel, limiter=self._unlimited)
             error, result = await outcome
         except RuntimeError as no_thread:
             raise ResourceExhausted(f"{name} needs a thread, and the server cannot start one: {no_thread}") from None
-        finally:
-            if place is not None:
-                place.leave()
         try:
             if error is not None:
                 raise error
             return cast(T, result)
         finally:
             del error, result
-
-
-class _Place:
-    """A place that was acquired, until a thread is done with it.
-
-    The loop and the thread may act at the same time; `list.pop` says to one of them that it is the first.
-    """
-
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places = places
-        self._loop = asyncio.get_running_loop()
-        self._not_begun = [True]
-        self._in_use = [True]
-
-    def begin(self) -> bool:
-        """In the thread, before anything else. Whether there is something to do: the loop may have left before."""
-        return _pops(self._not_begun)
-
-    def end(self) -> None:
-        """In the thread, which is done: frees the place if the loop has left; else the loop does, which waits for this."""
-        if not _pops(self._in_use):
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits for a place
-                self._loop.call_soon_threadsafe(self._places.release)
-
-    def leave(self) -> None:
-        """In the loop, which waits no longer: frees the place, unless a thread has it."""
-        if _pops(self._not_begun) or not _pops(self._in_use):
-            self._places.release()
-
-
-def _pops(token: list[bool]) -> bool:
-    try:
-        return token.pop()
-    except IndexError:
-        return False
 
 
 class ServedMethod:
@@ -233,8 +192,7 @@ def _as_stream(
                 async for item in items:
                     yield item
             finally:
-                if (aclose := getattr(items, "aclose", None)) is not None:
-                    await aclose()
+                await close_iterator(items)
 
         return after_coroutine
     return handler if method.plain else lambda *args: method.call(handler, args)

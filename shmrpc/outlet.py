@@ -147,8 +147,7 @@ class Outlet:
             raise
         finally:
             self.flush()
-            if (aclose := getattr(iterator, "aclose", None)) is not None:
-                await aclose()
+            await close_iterator(iterator)
 
     def _add(self, item: Any) -> bool:
         """Takes one item that holds no buffers. Whether one more may come at once."""
@@ -255,6 +254,12 @@ class Outlet:
 def iterator_of(source: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
     """An async iterator of whatever an application gives as a stream."""
     return aiter(source) if isinstance(source, AsyncIterable) else _each(source)
+
+
+async def close_iterator(iterator: object) -> None:
+    """Closes an async iterator, if it is one that can be closed."""
+    if (aclose := getattr(iterator, "aclose", None)) is not None:
+        await aclose()
 
 
 async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:

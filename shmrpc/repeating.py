@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from shmrpc.context import CallOptions, timeout_to_ns
 from shmrpc.errors import Closed, Code, ConnectionLost, ForkedError, RpcError, Unavailable
 from shmrpc.methods import Method
-from shmrpc.outlet import iterator_of
+from shmrpc.outlet import close_iterator, iterator_of
 from shmrpc.retry import Budget, Retry
 from shmrpc.transport import StubMethod, Transport
 
@@ -217,8 +217,7 @@ class _Given:
 
     async def aclose(self) -> None:
         """Closes the caller's stream, if it was begun: else a later attempt may need it."""
-        if (close := getattr(self._iterator, "aclose", None)) is not None:
-            await close()
+        await close_iterator(self._iterator)
 
 
 def _watch(

@@ -100,7 +100,6 @@ CONFINED = {
             "outlet",
             "streams",
             "admission",
-            "dispatch",
             "health",
             "cli.lines",
             "loop_thread",

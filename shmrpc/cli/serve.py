@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     if arguments.workers > 1:
-        return _run_workers(arguments)
+        return _run_workers(arguments, mode)
     sys.path.insert(0, os.getcwd())
     services = [load(reference) for reference in arguments.services]
     settings |= {"at": arguments.at, "mode": mode, "fd": arguments.fd, "grace": arguments.grace}
@@ -191,7 +191,7 @@ async def _serve_supervised(*services: object, **options: Any) -> None:
         await server.wait_closed()
 
 
-def _run_workers(arguments: argparse.Namespace) -> int:
+def _run_workers(arguments: argparse.Namespace, mode: int) -> int:
     """Listens once and starts that many processes on the socket; stops them all when one ends or a signal comes."""
     from shmrpc.shm import address
 
@@ -220,7 +220,7 @@ def _run_workers(arguments: argparse.Namespace) -> int:
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         if arguments.fd is None:
-            sock = address.listen(path, _mode(arguments.mode), backlog=256)
+            sock = address.listen(path, mode, backlog=256)
             inode = os.lstat(path).st_ino
         else:
             sock = address.inherit(arguments.fd)

@@ -17,6 +17,7 @@ import anyio
 
 from shmrpc.interceptors.call import Intercepted, Interceptor
 from shmrpc.interceptors.chain import Chain, Each
+from shmrpc.outlet import close_iterator
 
 
 async def passed(
@@ -145,7 +146,7 @@ class _Passage:
         while self._step is not None:
             with contextlib.suppress(asyncio.CancelledError):  # once more: it is on its way already
                 await self._hear()
-        await _close(below)
+        await close_iterator(below)
 
     # ---- in the task of the reader ----
 
@@ -201,7 +202,7 @@ class _Passage:
         """The stream below has ended: closes it, and tells the chain."""
         over, self._over, self._below = self._over, None, None
         try:
-            await _Within(self._context, _close(below))
+            await _Within(self._context, close_iterator(below))
         except Exception as worse:
             error = worse
         if over is not None and not over.done():
@@ -242,7 +243,7 @@ class _Passage:
         if below is None:
             return False
         try:
-            await _Within(self._context, _close(below))
+            await _Within(self._context, close_iterator(below))
         except Exception as error:
             if over is None or over.done():
                 raise
@@ -291,8 +292,3 @@ async def _ended(task: asyncio.Task[Any]) -> None:
             raise again
     finally:
         del again
-
-
-async def _close(below: AsyncIterator[Any]) -> None:
-    if (aclose := getattr(below, "aclose", None)) is not None:
-        await aclose()

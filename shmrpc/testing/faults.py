@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from shmrpc.context import ServedCall, check_seconds, running
 from shmrpc.dispatch import Dispatcher, ServedMethod, Service, service
 from shmrpc.errors import Code, RpcError
+from shmrpc.outlet import close_iterator
 from shmrpc.testing import connections
 
 Moment = Literal["start", "end"] | int
@@ -287,8 +288,7 @@ class Faults:
                     number += 1
                     await self._meet(number)
             finally:
-                if (aclose := getattr(items, "aclose", None)) is not None:
-                    await aclose()
+                await close_iterator(items)
             await self._meet("end")
 
         async def call(*args: Any, **kwargs: Any) -> Any:
