@@ -148,9 +148,9 @@ class _Intake(Generic[T]):
         self._left = True
         self._thread.give_up(self.errand)
         with contextlib.suppress(Empty):
-            while True:
-                self._items.get_nowait()
-        self._items.put(_End())  # what was let go may have been the end, which another thread waits for
+            while not isinstance(item := self._items.get_nowait(), _End):
+                del item
+            self._items.put(item)  # the end, which another thread may wait for
 
     def take(self) -> Any:
         """In the thread: the next item, or the end."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from blocking_service import InThread
-from life_waiting import wait_until
+from life_waiting import PATIENCE, wait_until
 
 from shmrpc.crossing import AHEAD, BlockingStream, Feed
 from shmrpc.loop_thread import LoopThread
@@ -96,6 +96,36 @@ def test_a_thread_that_waits_for_an_item_hears_that_another_one_has_left(thread:
     intake._on_end()
     intake.leave()
     assert not intake._items.empty(), "the end"
+
+
+def test_a_thread_that_waits_for_an_item_hears_of_the_end_and_not_before(thread: LoopThread) -> None:
+    """When it goes on, the iterable that was given is not asked any more."""
+    gate = threading.Event()
+
+    def blocked() -> Iterator[int]:
+        yield 0
+        gate.wait()
+        yield 1
+
+    feed = Feed(thread, blocked())
+    stream = stream_of(thread, Source(10, wait_at=0), feed)
+    reader = InThread(next, stream)
+    wait_until(lambda: stream._begun, "the reader")
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        busy.set()
+        goes_on.wait(PATIENCE)
+
+    thread.post(stand_still)
+    assert busy.wait(PATIENCE)
+    stream.close()
+    before = (reader.error, feed._stopped)
+    goes_on.set()
+    assert before == (None, False), "nobody has said so yet"
+    assert isinstance(reader.wait().error, StopIteration)
+    assert feed._stopped
+    gate.set()
 
 
 def test_an_item_that_comes_while_the_stream_is_left_is_let_go(thread: LoopThread) -> None:

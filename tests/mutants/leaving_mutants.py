@@ -130,8 +130,8 @@ LEAVING: Final = (
     Mutant(
         "a thread that reads a stream hears that another one has left it",
         "shmrpc/crossing.py",
-        "        self._items.put(_End())  # what was let go",
-        "        # what was let go",
+        "            self._items.put(item)  # the end",
+        "            del item  # the end",
         "tests/test_crossing.py::test_a_thread_that_waits_for_an_item_hears_that_another_one_has_left",
     ),
     Mutant(
