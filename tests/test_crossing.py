@@ -120,6 +120,7 @@ def test_a_thread_that_waits_for_an_item_hears_of_the_end_and_not_before(thread:
     thread.post(stand_still)
     assert busy.wait(PATIENCE)
     stream.close()
+    reader._thread.join(0.1)  # does not end
     before = (reader.error, feed._stopped)
     goes_on.set()
     assert before == (None, False), "nobody has said so yet"
